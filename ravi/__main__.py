@@ -1,0 +1,23 @@
+"""Where the program starts and ends. `ravi --version` is answered here, before anything is imported."""
+
+import gc
+import os
+import sys
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    gc.set_threshold(10_000)  # most of what is made at the start stays: looking for garbage in it takes milliseconds
+    if sys.argv[1:] == ["--version"]:
+        from ravi import __version__
+
+        sys.stdout.write(f"ravi {__version__}\n")
+        return
+    from ravi.cli.main import main as run
+
+    code = run(sys.argv[1:])
+    os._exit(code)  # all is closed and flushed by now; taking the interpreter apart would only take 10 ms
+
+
+if __name__ == "__main__":
+    main()

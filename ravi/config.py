@@ -1,0 +1,62 @@
+"""Settings: ravi.yaml as a value. It reads no environment and no file itself."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ravi.core.times import parse_duration
+from ravi.errors import Malformed
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting with its default; an empty ravi.yaml is a good one."""
+
+    name: str = "ravi"  # the workspace's name, as subjects and status show it
+    branch: str = ""  # the main line; "" is the branch that was checked out at `ravi init`
+    ingest: Literal["auto", "manual"] = "auto"
+    quiet: float = 1.0  # seconds a saved file must lie still before it is taken
+    max_runs: int = 4
+    max_depth: int = 24  # links in a chain of causes
+    max_output: int = 8 * 1024 * 1024  # bytes kept of what a run prints
+
+
+DEFAULTS = Settings()
+
+
+def read(front: Mapping[str, Any]) -> Settings:
+    """The settings in a parsed ravi.yaml. Unknown keys are left to other versions. Raises Malformed naming the key."""
+    limits = front.get("limits") or {}
+    if not isinstance(limits, Mapping):
+        raise Malformed("is not a mapping", path="ravi.yaml", key="limits")
+    told = front.get("ingest") or "auto"
+    if told not in ("auto", "manual"):
+        raise Malformed(f"{told!r} is neither auto nor manual", path="ravi.yaml", key="ingest")
+    ingest: Literal["auto", "manual"] = "manual" if told == "manual" else "auto"
+    return Settings(
+        name=str(front.get("name") or "ravi"),
+        branch=str(front.get("branch") or ""),
+        ingest=ingest,
+        quiet=_duration(front, "quiet", DEFAULTS.quiet),
+        max_runs=_count(front, "max_runs", DEFAULTS.max_runs),
+        max_depth=_count(limits, "depth", DEFAULTS.max_depth),
+        max_output=_count(limits, "output", DEFAULTS.max_output),
+    )
+
+
+def _duration(front: Mapping[str, Any], key: str, default: float) -> float:
+    if front.get(key) is None:
+        return default
+    try:
+        return parse_duration(front[key])
+    except ValueError as error:
+        raise Malformed(str(error), path="ravi.yaml", key=key) from None
+
+
+def _count(front: Mapping[str, Any], key: str, default: int) -> int:
+    value = front.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise Malformed(f"{value!r} is not a whole number above 0", path="ravi.yaml", key=key)
+    return value

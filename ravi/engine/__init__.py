@@ -1,0 +1,1 @@
+"""What happens next: pure deciding (actions, policy, decide) and the effects of it (perform, loop)."""

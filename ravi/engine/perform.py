@@ -1,0 +1,562 @@
+"""The only place where decisions become effects: claims, lanes, runners, results, merges, callbacks."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ravi.core import comment, document, prompt
+from ravi.core import run as runs
+from ravi.core import task as tasks
+from ravi.core.agent import Agent
+from ravi.core.globs import matches
+from ravi.core.ids import derive_id
+from ravi.core.run import Run
+from ravi.core.task import Task
+from ravi.core.times import stamp
+from ravi.core.trailers import Message
+from ravi.engine import decide
+from ravi.engine.actions import Action, Conclusion, Launch, Settle, Stop, Tell
+from ravi.errors import Conflict, Malformed
+from ravi.runners import base as runner
+from ravi.runners.process import sweep
+from ravi.store.lanes import Lane
+from ravi.store.merge import merge_trees
+from ravi.store.objects import Signature
+from ravi.store.repository import Reading, Repository
+from ravi.store.writer import Draft, Tip
+
+_PASSED_ON = (
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TZ",
+    "TMPDIR",
+    "SHELL",
+)  # nothing else is inherited
+_SUMMARY = 500  # characters of an agent's last line that become the summary
+
+Ended = Callable[[str, runner.Result], None]
+
+
+class Performer:
+    """Turns actions into commits and runs. Not thread-safe: the loop owns it; runners report through `ended`."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        runners: Mapping[str, runner.Runner],
+        ended: Ended,
+        *,
+        now: Callable[[], datetime],
+        environ: Mapping[str, str],
+        max_output: int,
+    ) -> None:
+        self.repository = repository
+        self.runners = runners
+        self.ended = ended
+        self.now = now
+        self.environ = environ
+        self.max_output = max_output
+        self.running: dict[str, _Running] = {}
+
+    def perform(self, action: Action, view: Reading) -> None:
+        """Carry out one action. `Launch` comes back to `ended`; `WakeAt` is the loop's own business."""
+        match action:
+            case Launch():
+                self._launch(action, view)
+            case Settle():
+                self._settle(action)
+            case Tell():
+                self._tell(action, view)
+            case Stop():
+                self.stop(action.run, action.reason)
+
+    def stop(self, run: str, reason: str) -> None:
+        """Ask a run to end; a run that is not under way here is left to recovery."""
+        if run in self.running:
+            self.running[run].stop(reason)
+
+    def finish(self, run_id: str, result: runner.Result) -> None:
+        """Record how a run ended on its own branch, then bring it back to the main line as one merge commit."""
+        running = self.running[run_id]
+        with self.repository.view() as view:
+            task = view.task(running.task.id)
+            run = self._ended_run(run_id, result, view)
+            if task is not None:
+                run = self._concluded(task, run, view)
+            changes = self._collect(running, run)
+            run = replace(run, refused=changes.refused)
+            self._record_end(run, changes.files)
+            merged = self.merge(run, view)
+        del self.running[run_id]  # only now: until here it can be done again
+        running.clean(self.repository, is_merged=merged)
+
+    def merge(self, run: Run, view: Reading) -> bool:
+        """Bring an ended run back: its work, RUN.md and its task's new status in one merge commit, or nothing of it.
+
+        True when all of its work is on the main line then, so that its branch is not needed any more.
+        """
+        known = view.task(run.task)
+        run_tip = self.repository.refs.read(runs.ref(run.id))
+        if known is None or run_tip is None:  # a person deleted the task: its run's branch is kept
+            return False
+        home: list[_Homecoming] = []
+
+        def propose(tip: Tip) -> Draft | None:
+            data = tip.read(known.path)
+            if data is None:
+                return None
+            home[:] = [self._homecoming(run, run_tip, known, data, tip, view)]
+            return home[0].draft
+
+        merged = self.repository.writer.record(propose)
+        return merged is not None and run.status == runs.SUCCEEDED and home[0].is_whole
+
+    def _homecoming(self, run: Run, run_tip: str, known: Task, data: bytes, tip: Tip, view: Reading) -> "_Homecoming":
+        """The merge commit of a run, for what the main line says now. `data` is its TASK.md."""
+        objects = self.repository.objects
+        try:
+            task = tasks.parse(known.path, data)
+        except Malformed:  # a person is in the middle of an edit: the file is theirs, the result still comes back
+            task = replace(known, status=tasks.DRAFT)
+        work = objects.commit(run_tip).tree
+        end = decide.conclude(task, run, _attempted(run), view, self.now())
+        keys, clashes, subject = dict(end.changes), [], _subject(run, end)
+        changes: dict[str, Any] = {}
+        if end.takes_work:
+            merged = merge_trees(objects, objects.commit(run.base).tree, tip.tree, work, "ours")
+            clashes = [path for path, _ in merged.conflicts]
+            changes |= {} if clashes else merged.changes
+        if clashes:
+            end = replace(end, targets=())
+            keys = {"status": tasks.REVIEW, "blocker": _conflict_note(run, clashes)}
+            subject = f"run {run.id}: finished by {run.agent}, but a person changed the same lines"
+        changes[run.path] = objects.entry(work, run.path)
+        if run.progress and task.status == tasks.OPEN:
+            keys.setdefault("progress", run.progress)
+        if keys:
+            changes[task.path] = document.edit(data, {**keys, "updated": stamp(self.now())})
+        told = self._callback_comments(task, end, run.id, view)
+        changes |= dict(told.values())
+        trailers = {
+            "Ravi-Event": derive_id("run.ended", run.id),
+            "Ravi-Cause": run_tip,
+            "Ravi-Task": run.task,
+            "Ravi-Run": run.id,
+            "Ravi-Agent": run.agent,
+            "Ravi-Parent": task.parent,
+            "Ravi-Depth": str(run.depth),
+            "Ravi-Cost": _cost(run),
+        }
+        message = Message(subject, _merge_body(run, end), trailers, tuple(f"{target} told" for target in told))
+        draft = Draft(message, changes, self._signature(run.agent), parents=(run_tip,))
+        return _Homecoming(draft, is_whole=not clashes)
+
+    def recover(self, view: Reading) -> None:
+        """Finish what a dead ravi left: merge runs whose end is recorded, end those whose process died with it."""
+        for run in self.repository.unmerged().values():
+            if run.id in self.running:
+                continue
+            if run.is_live:
+                sweep(run.id, self.repository.root)
+                run = replace(run, status=runs.INTERRUPTED, ended=stamp(self.now()), reason="ravi ended while it ran")
+                self._record_end(run, {})
+            self.merge(run, view)
+            self.repository.forget(run.id, branch=False)
+        for name in self.repository.lanes.leftover():
+            if name not in self.running:
+                self.repository.lanes.remove(name)
+
+    def _launch(self, action: Launch, view: Reading) -> None:
+        task, agent = view.task(action.task), view.agent(action.agent)
+        if task is None or agent is None:
+            return
+        secret = os.urandom(32).hex()
+        run = Run(
+            id=action.run,
+            task=task.id,
+            agent=agent.name,
+            attempt=action.attempt,
+            first=action.first,
+            started=stamp(self.now()),
+            base=self._base(action.cause.commit, task, view),
+            branch=runs.ref(action.run),
+            woken_by=action.woken_by,
+            token=hashlib.sha256(secret.encode()).hexdigest(),
+            depth=action.cause.depth,
+            path=runs.place(task.folder, action.run),
+        )
+        message = Message(
+            f"run {run.id}: started by {agent.name}",
+            "" if not run.woken_by else "woken by " + ", ".join(run.woken_by),
+            {
+                "Ravi-Event": derive_id("run.started", action.cause.event, run.id),
+                "Ravi-Cause": action.cause.commit,
+                "Ravi-Task": task.id,
+                "Ravi-Run": run.id,
+                "Ravi-Agent": agent.name,
+                "Ravi-Parent": task.parent,
+                "Ravi-Depth": str(run.depth),
+            },
+        )
+        claim = Draft(message, {run.path: runs.render(run)}, self._signature(agent.name))
+        try:
+            self.repository.writer.record(lambda _: claim, ref=run.branch, base=run.base)
+        except Conflict:  # somebody has it already
+            return
+        running = _Running(run, task, agent)
+        self.running[run.id] = running
+        try:
+            running.lane = self.repository.lanes.make(run.id, run.base, (task.folder, agent.folder))
+            order = self._order(running, view, secret)
+            turn = self.runners[agent.runner]
+        except KeyError:
+            self.ended(
+                run.id, runner.Result(runner.FAILED, reason=f"there is no runner `{agent.runner}` in this version")
+            )
+            return
+        except OSError as error:
+            self.ended(run.id, runner.Result(runner.FAILED, reason=f"could not start: {error}"))
+            return
+        thread = threading.Thread(
+            target=self._take_turn, args=(running, turn, order), name=f"run {run.id}", daemon=True
+        )
+        thread.start()
+
+    def _take_turn(self, running: "_Running", turn: runner.Runner, order: runner.Order) -> None:
+        def emit(event: runner.RunnerEvent) -> None:
+            if event.type == "started":
+                self.repository.live_note(
+                    running.run.id, {"pid": event.data.get("pid"), "started": running.run.started}
+                )
+
+        try:
+            result = turn.run(order, emit, running.hold)
+        except Exception as error:  # noqa: BLE001 - a bug in a runner must end the run, not the daemon
+            result = runner.Result(runner.FAILED, reason=f"the runner itself failed: {type(error).__name__}: {error}")
+        self.ended(running.run.id, result)
+
+    def _base(self, cause: str, task: Task, view: Reading) -> str:
+        """The commit that caused it, unless the task's folder has changed since: then what is there now."""
+        entry = self.repository.objects.entry
+        then = entry(self.repository.objects.commit(cause).tree, task.folder)
+        now = entry(self.repository.objects.commit(view.commit).tree, task.folder)
+        return cause if then is not None and now is not None and then.oid == now.oid else view.commit
+
+    def _order(self, running: "_Running", view: Reading, secret: str) -> runner.Order:
+        repository, run, task, agent, lane = self.repository, running.run, running.task, running.agent, running.lane
+        assert lane is not None
+        agent_folder = Path(lane.path, agent.folder)
+        env = {key: self.environ[key] for key in _PASSED_ON if key in self.environ}
+        env |= {str(k): str(v) for k, v in agent.env.items()}
+        env |= {
+            "PATH": _path(self.environ, repository.private),
+            "RAVI_WORKSPACE": repository.root,
+            "RAVI_TASK": task.id,
+            "RAVI_RUN": run.id,
+            "RAVI_AGENT": agent.name,
+            "RAVI_SESSION": "",
+            "RAVI_TASK_DIR": str(Path(lane.path, task.folder)),
+            "RAVI_LANE": str(lane.path),
+            "RAVI_CONTEXT": f"{run.id}.{secret}",
+            "GIT_CEILING_DIRECTORIES": str(Path(lane.path).parent),
+        }
+        cwd = Path(repository.root, agent.cwd) if agent.cwd else Path(lane.path, task.folder)
+        minutes = task.timeout if agent.timeout is None else min(task.timeout, agent.timeout)
+        log = repository.run_log(run.id)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return runner.Order(
+            run=run.id,
+            prompt=prompt.render(
+                task,
+                agent,
+                run,
+                comments=[(c.author, c.created, c.text) for c in view.comments(task.id)],
+                upstream=[t for t in (view.task(id) for id in task.depends_on) if t],
+                children=[t for t in (view.task(id) for id in run.woken_by) if t],
+                earlier=[r for r in view.runs(task.id) if not r.is_live],
+            ),
+            command=tuple(_resolved(word, agent_folder) for word in agent.command),
+            cwd=cwd,
+            env=env,
+            timeout=minutes,
+            log=log,
+            script=agent.script,
+            output="jsonl" if agent.output == "jsonl" else "text",
+            limit=self.max_output,
+        )
+
+    def _ended_run(self, run_id: str, result: runner.Result, view: Reading) -> Run:
+        """What the run's branch says by now (a declared outcome, a stop), and how the attempt itself ended."""
+        said = self.repository.run_on_branch(run_id)
+        assert said is not None
+        status = {runner.COMPLETED: runs.SUCCEEDED, runner.FAILED: runs.FAILED}.get(result.status, runs.INTERRUPTED)
+        reason = result.reason
+        task = view.task(said.task)
+        if result.status == runner.INTERRUPTED and (said.stop or task is None or task.status != tasks.OPEN):
+            status = runs.CANCELLED
+            reason = f"stopped by {said.stop}" if said.stop else reason
+        note = self.repository.live(run_id)
+        return replace(
+            said,
+            status=status,
+            reason=reason,
+            exit=result.exit,
+            ended=stamp(self.now()),
+            usage=result.usage,
+            text=result.text,
+            progress=str(note.get("progress") or said.progress),
+            summary=said.summary or _summary(result.text),
+        )
+
+    def _concluded(self, task: Task, run: Run, view: Reading) -> Run:
+        conclusion = decide.conclude(task, run, run.status, view, self.now())
+        return replace(run, status=conclusion.status, reason=conclusion.reason, retry_at=conclusion.retry_at)
+
+    def _collect(self, running: "_Running", run: Run) -> "_Work":
+        lane = running.lane
+        if lane is None:
+            return _Work({}, ())
+        outputs = running.task.folder + "/outputs/"
+        granted = running.agent.writes
+
+        def allowed(path: str) -> bool:
+            return path.startswith(outputs) or any(matches(path, glob) for glob in granted)
+
+        collected = self.repository.lanes.collect(lane, allowed)
+        return _Work(collected.changes, collected.refused)
+
+    def _record_end(self, run: Run, files: Mapping[str, Any]) -> None:
+        def propose(tip: Tip) -> Draft:
+            message = Message(
+                f"run {run.id}: {run.status}" + (f", {run.reason}" if run.reason else ""),
+                "",
+                {
+                    "Ravi-Event": derive_id("run.result", run.id),
+                    "Ravi-Cause": tip.commit or "",
+                    "Ravi-Task": run.task,
+                    "Ravi-Run": run.id,
+                    "Ravi-Agent": run.agent,
+                    "Ravi-Depth": str(run.depth),
+                },
+            )
+            return Draft(message, {**files, run.path: runs.render(run)}, self._signature(run.agent))
+
+        self.repository.writer.record(propose, ref=runs.ref(run.id))
+
+    def _settle(self, action: Settle) -> None:
+        def propose(tip: Tip) -> Draft | None:
+            path = self.repository.task_path(action.task)
+            data = tip.read(path) if path else None
+            if path is None or data is None:
+                return None
+            edited = document.edit(data, {**action.changes, "updated": stamp(self.now())})
+            return Draft(
+                Message(
+                    action.subject,
+                    "",
+                    {
+                        "Ravi-Event": derive_id("settle", action.task, action.cause.event),
+                        "Ravi-Cause": action.cause.commit,
+                        "Ravi-Task": action.task,
+                        "Ravi-Depth": str(action.cause.depth),
+                    },
+                ),
+                {path: edited},
+                self._signature(""),
+            )
+
+        self.repository.writer.record(propose)
+
+    def _tell(self, action: Tell, view: Reading) -> None:
+        task = view.task(action.task)
+        if task is None:
+            return
+        place = self._callback_comment(task, task.status, action.target, action.event, view)
+        if place is None:
+            return
+        path, data = place
+        message = Message(
+            f"task {task.id}: {action.target} was told that it is {task.status}",
+            "",
+            {
+                "Ravi-Event": action.event,
+                "Ravi-Cause": action.cause.commit,
+                "Ravi-Task": task.id,
+                "Ravi-Depth": str(action.cause.depth),
+            },
+            (f"{action.target} told",),
+        )
+        draft = Draft(message, {path: data}, self._signature(""))
+        self.repository.writer.record(lambda _: draft)
+
+    def _callback_comments(
+        self, task: Task, end: Conclusion, cause: str, view: Reading
+    ) -> dict[str, tuple[str, bytes]]:
+        told = {}
+        status = str(end.changes.get("status", task.status))
+        about = replace(
+            task, summary=str(end.changes.get("summary") or end.summary), blocker=str(end.changes.get("blocker") or "")
+        )
+        for target in end.targets:
+            place = self._callback_comment(about, status, target, decide.callback_event(task.id, target, cause), view)
+            if place is not None:
+                told[target] = place
+        return told
+
+    def _callback_comment(
+        self, task: Task, status: str, target: str, key: str, view: Reading
+    ) -> tuple[str, bytes] | None:
+        kind, _, other = target.partition(":")
+        told = view.task(other) if kind == "task" else None
+        if told is None or told.id == task.id:
+            return None
+        words = [f"Task {task.id} ({task.title}) is {status}.", task.summary or task.blocker]
+        now = self.now()
+        front = comment.front("ravi", now, "callback")
+        return comment.place(told.folder, now, key), document.render(front, "\n\n".join(w for w in words if w) + "\n")
+
+    def _signature(self, agent: str) -> Signature:
+        when = int(self.now().timestamp())
+        return (
+            Signature(agent, f"{agent}@agents.invalid", when)
+            if agent
+            else Signature("ravi", "ravi@agents.invalid", when)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Homecoming:
+    """What a run's merge commit will be. It is not whole when a person changed the same lines."""
+
+    draft: Draft
+    is_whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What a lane brought back."""
+
+    files: Mapping[str, Any]
+    refused: tuple[str, ...]
+
+
+class _Running:
+    """A run that is under way in this process."""
+
+    def __init__(self, run: Run, task: Task, agent: Agent) -> None:
+        self.run = run
+        self.task = task
+        self.agent = agent
+        self.lane: Lane | None = None
+        self._lock = threading.Lock()
+        self._stop: runner.Stop | None = None
+        self._asked = ""
+
+    def hold(self, stop: runner.Stop) -> None:
+        """Take the runner's `Stop`; a stop that was asked for before it came is passed on at once."""
+        with self._lock:
+            self._stop = stop
+            asked = self._asked
+        if asked:
+            stop(asked)
+
+    def stop(self, reason: str) -> None:
+        with self._lock:
+            self._asked = reason
+            stop = self._stop
+        if stop is not None:
+            stop(reason)
+
+    def clean(self, repository: Repository, *, is_merged: bool) -> None:
+        if self.lane is not None:
+            repository.lanes.remove(self.lane)
+        repository.forget(self.run.id, branch=is_merged)
+
+
+def _attempted(run: Run) -> str:
+    """What the attempt itself came to, seen from the status that the conclusion made of it."""
+    return runs.FAILED if run.status == runs.DEAD else run.status
+
+
+def _subject(run: Run, conclusion: Conclusion) -> str:
+    became = conclusion.changes.get("status")
+    words = {
+        runs.SUCCEEDED: f"finished by {run.agent}",
+        runs.FAILED: f"attempt {run.attempt} failed, {run.reason}",
+        runs.DEAD: f"attempt {run.attempt} failed and was the last, {run.reason}",
+        runs.CANCELLED: f"stopped, {run.reason}",
+        runs.INTERRUPTED: f"interrupted, {run.reason}",
+    }[run.status]
+    waits = conclusion.changes.get("waiting_on")
+    follows = (
+        f"; task {run.task} is {became}"
+        if became
+        else f"; task {run.task} waits for {', '.join(waits)}"
+        if waits
+        else ""
+    )
+    return f"run {run.id}: {words}{follows}"
+
+
+def _merge_body(run: Run, conclusion: Conclusion) -> str:
+    parts = []
+    if run.woken_by:
+        parts.append("children: " + ", ".join(run.woken_by))
+    if conclusion.summary:
+        parts.append(conclusion.summary)
+    if run.refused:
+        parts.append("not taken back:\n" + "\n".join(f"- {line}" for line in run.refused[:20]))
+    return "\n\n".join(parts)
+
+
+def _conflict_note(run: Run, conflicts: Sequence[str]) -> str:
+    return (
+        f"{', '.join(conflicts[:5])} changed here and in run {run.id}; nothing was merged; "
+        f"see `git diff HEAD {run.branch} -- {conflicts[0]}`, then `ravi tasks done` or `retry`"
+    )
+
+
+def _cost(run: Run) -> str:
+    return json.dumps(dict(run.usage), sort_keys=True) if run.usage else ""
+
+
+def _summary(text: str) -> str:
+    """The last line that an agent said."""
+    last = next((line for line in reversed(text.splitlines()) if line.strip()), "")
+    return " ".join(last.split())[:_SUMMARY]
+
+
+def _resolved(word: str, folder: Path) -> str:
+    """A relative path in `command:` is the agent's folder; what does not lie there stays as it is."""
+    if not word or word.startswith(("/", "-")) or "\0" in word:
+        return word
+    with contextlib.suppress(OSError):
+        if (folder / word).is_file():
+            return str(folder / word)
+    return word
+
+
+def _path(environ: Mapping[str, str], private: str) -> str:
+    """PATH with the same `ravi` first, so that an agent's `ravi` is this program."""
+    beside = os.path.dirname(sys.executable)
+    if not shutil.which("ravi", path=beside):
+        beside = os.path.join(private, "bin")
+        shim = Path(beside, "ravi")
+        if not shim.exists():
+            shim.parent.mkdir(parents=True, exist_ok=True)
+            shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ravi "$@"\n')
+            shim.chmod(0o755)
+    return os.pathsep.join([beside, environ.get("PATH", os.defpath)])

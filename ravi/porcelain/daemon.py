@@ -1,0 +1,123 @@
+"""`ravi up` and `ravi status`: the loop, put together and run in the foreground, and what it is doing."""
+
+import os
+import signal
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ravi.app import App, clock
+from ravi.bus.doorbell import Doorbell
+from ravi.bus.log import LogBus
+from ravi.core.times import stamp
+from ravi.engine.loop import Limits, Loop
+from ravi.engine.perform import Performer
+from ravi.errors import TimedOut
+from ravi.runners.command import CommandRunner
+from ravi.runners.process import Processes
+from ravi.runners.scripted import ScriptedRunner
+from ravi.store.history import MainLine
+from ravi.store.locks import Leader
+
+
+def up(app: App, *, until_idle: bool, timeout: float | None, say: Callable[[str], None]) -> dict[str, Any]:
+    """Run the loop until idle, until the time is over, or until a signal comes.
+
+    Returns what came of it and the exit code: 0, 1 when a run died during the call, 3 when time was over.
+    Raises Refused when another process leads this workspace.
+    """
+    app.permit_operator("up")
+    repository = app.repository
+    leader = Leader(repository.dirs.common_dir)
+    leader.acquire(stamp(app.now()))
+    processes = Processes()
+    try:
+        repository.lead(f"pid {os.getpid()} on {socket.gethostname()}")
+        repository.adopt()
+        loop = Loop(
+            repository,
+            LogBus(MainLine(repository), "engine", clock),
+            lambda ended: Performer(
+                repository,
+                {"command": CommandRunner(processes), "scripted": ScriptedRunner(processes)},
+                ended,
+                now=app.now,
+                environ=app.environ,
+                max_output=app.settings.max_output,
+            ),
+            lambda ring: Doorbell(app.root, ring),
+            now=app.now,
+            monotonic=clock,
+            limits=Limits(
+                app.settings.max_runs, app.settings.max_depth, app.settings.quiet, app.settings.ingest == "auto"
+            ),
+            say=say,
+        )
+        with _signals(loop):
+            outcome = loop.run(until_idle=until_idle, deadline=None if timeout is None else clock() + timeout)
+    finally:
+        processes.close()
+        leader.release()
+    if outcome.timed_out and until_idle:
+        raise TimedOut(f"not idle after {timeout:g}s", hint="`ravi status` says what goes on")
+    said = "idle" if not outcome.died else "idle; died: " + ", ".join(outcome.died)
+    return {
+        "exit": 1 if outcome.died else 0,
+        "died": outcome.died,
+        "held": outcome.held,
+        "said": said + (f"; {outcome.held}" if outcome.held else ""),
+    }
+
+
+def status(app: App) -> dict[str, Any]:
+    """What is going on, and what is wrong, in one screen."""
+    repository = app.repository
+    with app.view() as view:
+        app.permit("status", None, view)
+        rows = view.list_tasks(fields=("id", "status"), live={run.id for run in view.live_runs()})
+        counts = Counter(row["status"] for row in rows)
+        live = [
+            {**app.run_json(run), "progress": repository.live(run.id).get("progress", "")} for run in view.live_runs()
+        ]
+        problems = view.problems()
+        known = {row["path"] for row in problems}
+        noted = repository.notes.read().items()
+        problems += [
+            {"path": path, "line": 0, "key": "", "message": text, "severity": "error"} for path, text in noted if path not in known
+        ]
+    holder = Leader(repository.dirs.common_dir).holder()
+    return {
+        "workspace": app.root,
+        "name": app.settings.name,
+        "branch": repository.branch.removeprefix("refs/heads/"),
+        "recorded": repository.tip() or "",
+        "published": repository.published() or "",
+        "paused": repository.paused(),
+        "daemon": {
+            "running": holder is not None,
+            "pid": holder.pid if holder else None,
+            "since": holder.since if holder else None,
+            "host": holder.host if holder else None,
+        },
+        "tasks": dict(sorted(counts.items())),
+        "runs": live,
+        "problems": problems,
+    }
+
+
+@contextmanager
+def _signals(loop: Loop) -> Iterator[None]:
+    """TERM and INT end the loop in order; a second INT ends the process at once."""
+
+    def ask(number: int, _frame: object) -> None:
+        loop.stop(signal.Signals(number).name)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,97 @@
+"""What happened and why, read from git: `ravi log`, `ravi why`. Plain git tells the same; these save typing."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from ravi.app import App
+from ravi.core import trailers
+from ravi.core.times import stamp
+from ravi.porcelain import tasks
+from ravi.store import git
+from ravi.store.repository import Reading
+from ravi.store.writer import MAIN
+
+_CHAIN = 64  # links of a chain of causes that are followed
+
+
+def log(app: App, about: str = "", *, limit: int = 20) -> list[dict[str, Any]]:
+    """Commits of the main line, newest first; with `about` (a task, a run or an agent) only those that name it."""
+    with app.view() as view:
+        app.permit("log", None, view)
+        words = []
+        if about:
+            found = view.task(about)
+            known = found.id if found else about
+            names = ("Task", "Run", "Parent", "Agent") if not view.agent(about) else ("Agent",)
+            words = [f"--grep=^Ravi-{name}: {_literal(known)}$" for name in names]
+        if app.repository.tip() is None:
+            return []
+        side = [] if about else ["--first-parent"]
+        out = git.run(["log", *side, f"--max-count={limit}", "--format=%H", *words, MAIN], app.repository.root)
+        return [_told(app, oid) for oid in out.decode().split()]
+
+
+def why(app: App, id: str) -> dict[str, Any]:
+    """What led to a task, a run or a commit: the chain of causes back to a person, and what keeps it now."""
+    with app.view() as view:
+        app.permit("why", None, view)
+        task = view.task(id)
+        if task is None and (run := view.run(id)) is not None:
+            start = run.merge or app.repository.refs.read(run.branch) or ""
+            said = {"kind": "run", "id": run.id, "status": run.status, "explanation": run.reason or run.summary}
+            claim = app.repository.claim_of(run.id, start)
+            return {**said, "causes": _chain(app, claim or start, view)}
+        if task is None and (oid := _commit(app, id)) is not None:
+            return {"kind": "commit", "id": oid, "status": "", "explanation": "", "causes": _chain(app, oid, view)}
+        task = task or tasks.find(view, id)
+        last = [row["commit"] for row in log(app, task.id, limit=1)]
+        return {
+            "kind": "task",
+            "id": task.id,
+            "status": app.status(task, view),
+            "explanation": task.summary if task.is_closed else app.explain(task, view),
+            "causes": _chain(app, last[0], view) if last else [],
+            "runs": [app.run_json(run) for run in view.runs(task.id)],
+        }
+
+
+def _commit(app: App, text: str) -> str | None:
+    if not 4 <= len(text) <= 40 or any(c not in "0123456789abcdef" for c in text):
+        return None
+    return (
+        git.run(["rev-parse", "--verify", "--quiet", f"{text}^{{commit}}"], app.repository.root, ok=(0, 1))
+        .decode()
+        .strip()
+        or None
+    )
+
+
+def _chain(app: App, oid: str, view: Reading) -> list[dict[str, Any]]:
+    links: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    while oid and oid not in seen and len(links) < _CHAIN:
+        seen.add(oid)
+        link = _told(app, oid)
+        links.append(link)
+        cause = link["cause"]
+        oid = cause if len(cause) == 40 else view.event_commit(cause) or ""
+    return links
+
+
+def _told(app: App, oid: str) -> dict[str, Any]:
+    commit = app.repository.objects.commit(oid)
+    message = trailers.parse(commit.message)
+    named = {name[5:].lower(): message.trailers.get(name, "") for name in trailers.NAMES if name != "Ravi-Callback"}
+    return {
+        "commit": oid,
+        "time": stamp(datetime.fromtimestamp(commit.author.when, UTC)),
+        "author": commit.author.name,
+        "subject": message.subject,
+        "body": message.body,
+        **named,
+        "callbacks": list(message.callbacks),
+    }
+
+
+def _literal(text: str) -> str:
+    return "".join(f"\\{c}" if c in r".[]*^$\\" else c for c in text)

@@ -1,0 +1,77 @@
+"""Bytes that survive a power cut: written whole, synced, renamed, and their folder synced."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+from ravi.errors import Unavailable
+
+if sys.platform == "darwin":
+    import fcntl
+
+    def sync(fd: int) -> None:
+        """Have what was written to `fd` on the disk itself. On macOS fsync alone stops at the drive's cache."""
+        try:
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+        except OSError:
+            os.fsync(fd)
+
+else:
+
+    def sync(fd: int) -> None:
+        """Have what was written to `fd` on the disk itself."""
+        os.fsync(fd)
+
+
+@contextlib.contextmanager
+def writing(place: str) -> Iterator[None]:
+    """Tell in words what the disk answers with a number: it is full, broken, read-only, or not ours."""
+    try:
+        yield
+    except OSError as fault:
+        raise Unavailable(
+            f"{fault.filename or place}: {fault.strerror or fault}; nothing was recorded",
+            hint="make room or mend the disk, then ask again",
+        ) from fault
+
+
+def sync_folder(path: str) -> None:
+    """Have the names in a folder on the disk: without this a rename can be forgotten."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        sync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write every byte, or raise: a disk that fills up takes only a part of a write, without an error."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def write_new(path: str, data: bytes, mode: int = 0o666) -> None:
+    """A new file with `data`, synced; its name is not. After a fault there is no file."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        write_all(fd, data)
+        sync(fd)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        raise
+    finally:
+        os.close(fd)
+
+
+def make_folders(path: str) -> None:
+    """`path` and the folders above it, each one's name synced; nothing to do when it is there."""
+    if os.path.isdir(path):
+        return
+    above = os.path.dirname(path)
+    make_folders(above)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path)
+    sync_folder(above)

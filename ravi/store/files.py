@@ -1,0 +1,270 @@
+"""One batch of files on its way into the checkout: written beside their places, exchanged, looked over, swept.
+
+Whatever a crash leaves behind can be told by its content: it is the old version, the new one, or somebody's own.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from ravi.errors import Malformed
+from ravi.store import exchange
+from ravi.store.exchange import ASIDE, Folders, Lying
+from ravi.store.objects import FOLDER, SUBMODULE, Difference, Objects, TreeEntry, check_path
+
+PREFIX = ".ravi-"  # how every temporary name of ours begins
+_FEW = 8  # files up to which each is synced by itself; more, and the whole file system is asked once
+
+State = Literal["old", "new", "edited", "blocked"]
+
+
+class Seen(NamedTuple):
+    """How a path stands: the `old` version lies there, the `new` one already, somebody's own, or nothing can."""
+
+    state: State
+    stat: os.stat_result | None = None
+
+
+class Leftover(NamedTuple):
+    """A text that somebody saved and that has no place any more."""
+
+    path: str
+    base: TreeEntry | None
+    found: Lying
+
+
+class Batch:
+    """The files in which two trees differ, by the numbers that their temporary names bear."""
+
+    def __init__(
+        self,
+        root: str,
+        objects: Objects,
+        differences: Sequence[Difference],
+        token: str,
+        *,
+        minds_modes: Callable[[], bool],
+    ) -> None:
+        self.folders = Folders(root)
+        self.differences = differences
+        self._objects = objects
+        self.token = token
+        self._minds_modes = minds_modes
+        self._numbers = {difference.path: n for n, difference in enumerate(differences)}
+        self._going = {path for path, _, new in differences if new is None}
+        self._prepared: set[str] = set()
+        self._made: dict[str, os.stat_result] = {}
+        self._done: set[str] = set()
+        self._left: set[str] = set()
+
+    def close(self) -> None:
+        """Let go of the folders."""
+        self.folders.close()
+
+    def see(self, difference: Difference) -> Seen:
+        """What lies at the path of one difference."""
+        path, old, new = difference
+        try:
+            check_path(path)
+        except Malformed:
+            return Seen("blocked")
+        if SUBMODULE in (new.mode if new else 0, old.mode if old and not new else 0):
+            return Seen("new")  # git alone sees to what is in there
+        try:
+            found = exchange.look(*self.folders.at(path))
+        except FileNotFoundError:
+            found = None
+        except NotADirectoryError:  # a file or a link is where a folder should be; perhaps it goes with this batch
+            if new is None:
+                return Seen("new")
+            return Seen("old" if old is None and self._is_going(path) else "blocked")
+        except PermissionError:
+            return Seen("blocked")
+        if self.is_same(found, new):
+            return Seen("new", found.stat if found else None)
+        if self.is_same(found, old):
+            return Seen("old", found.stat if found else None)
+        if found and found.mode == FOLDER and old is None:
+            return Seen("old")  # it may be empty by the time its place is wanted
+        return Seen("edited")
+
+    def prepare(self, seen: Mapping[str, Seen], *, durable: bool) -> None:
+        """Write the new versions under names of ours. Nothing that anybody looks at has changed yet."""
+        wanted = [d for d in self.differences if d.new and seen[d.path].state == "old"]
+        alone = durable and (len(wanted) <= _FEW or not _can_sync_all())
+        for difference in wanted:
+            with contextlib.suppress(NotADirectoryError):  # the file in the way goes first
+                self._write(difference, seen[difference.path].stat, durable=alone)
+        if durable and not alone:
+            _sync_all(self.folders.root)
+
+    def put(self, difference: Difference, seen: Seen) -> bool:
+        """Exchange one file; False when its path has to be held, because somebody else was there."""
+        path, old, new = difference
+        if new is None and old is None:
+            return True
+        try:
+            if new is not None and path not in self._prepared:
+                self._write(difference, seen.stat, durable=True)
+            folder, name = self.folders.at(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return new is None
+        temporary = self._temporary(path)
+
+        def is_old(found: Lying) -> bool:
+            return self.is_same(found, old)
+
+        def is_new(found: Lying) -> bool:
+            return self.is_same(found, new)
+
+        if new is None:
+            outcome = exchange.remove(folder, name, temporary, is_old)
+            if outcome.done:
+                self.folders.prune(path)
+        elif old is None:
+            outcome = exchange.create(folder, name, temporary, is_new)
+        else:
+            outcome = exchange.replace(folder, name, temporary, is_new, is_old)
+        if not outcome.left:
+            self._prepared.discard(path)
+        else:
+            self._left.add(path)
+        if outcome.done:
+            self._done.add(path)
+        return outcome.done
+
+    def sync(self) -> None:
+        """Have the exchanged names on the disk."""
+        paths = [difference.path for difference in self.differences]
+        if len(paths) <= _FEW or not _can_sync_all():
+            self.folders.sync(paths)
+        else:
+            _sync_all(self.folders.root)
+
+    def sweep(self, *, after_crash: bool = False) -> Iterator[Leftover]:
+        """Clear away what is left under our names. A text that somebody saved goes back to its place, if that is free
+        or has ours in it; else it is handed out, and goes when the caller comes back for the next.
+        """
+        for path, old, new in self.differences:
+            if not after_crash and path not in self._left:
+                continue
+            temporary = self._temporary(path)
+            for name in (temporary + ASIDE, temporary):
+                try:
+                    folder, target = self.folders.at(path)
+                    found = exchange.look(folder, name)
+                except OSError:
+                    break
+                if found is None:
+                    continue
+                is_cut_short = path not in self._done and (new is None or name != temporary)
+                if self.is_same(found, old) and is_cut_short:
+                    # a crash between two steps of a removal, or of an exchange without the system's help
+                    if not _moved(folder, name, target):
+                        os.unlink(name, dir_fd=folder)
+                elif self.is_same(found, new) or self.is_same(found, old):
+                    os.unlink(name, dir_fd=folder)
+                elif not self._is_back(folder, target, name, found, new):
+                    yield Leftover(path, old, found)
+                    self._discard(folder, name, found)
+
+    def drop(self) -> None:
+        """Take back what `prepare` wrote, when it comes to nothing."""
+        for path in sorted(self._prepared):
+            with contextlib.suppress(OSError):
+                folder, _ = self.folders.at(path)
+                os.unlink(self._temporary(path), dir_fd=folder)
+                self.folders.prune(path)
+        self._prepared.clear()
+
+    def stat(self, path: str) -> os.stat_result | None:
+        """The system's word on a file that we put there; None when somebody has touched it since.
+
+        An index that had the numbers of their file beside the content of ours would hide their edit from git.
+        """
+        made = self._made.get(path)
+        try:
+            folder, name = self.folders.at(path)
+            said = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        except OSError:
+            return None
+        if made is None or (said.st_ino, said.st_mtime_ns, said.st_size) != (
+            made.st_ino,
+            made.st_mtime_ns,
+            made.st_size,
+        ):
+            return None
+        return said
+
+    def is_same(self, found: Lying | None, entry: TreeEntry | None) -> bool:
+        """True when what lies there is what a tree says. Where the system has no x bit it does not count."""
+        if found is None or entry is None:
+            return found is None and entry is None
+        if found.mode != entry.mode and not (found.entry.is_file and entry.is_file):
+            return False
+        return found.entry.oid == entry.oid and (found.mode == entry.mode or not self._minds_modes())
+
+    # -- steps
+
+    def _temporary(self, path: str) -> str:
+        return f"{PREFIX}{self.token}-{self._numbers[path]:x}"
+
+    def _is_going(self, path: str) -> bool:
+        return any(path[:at] in self._going for at, letter in enumerate(path) if letter == "/")
+
+    def _write(self, difference: Difference, like: os.stat_result | None, *, durable: bool) -> None:
+        assert difference.new is not None
+        folder, _ = self.folders.at(difference.path, make=True)
+        data = self._objects.blob(difference.new.oid)
+        self._prepared.add(difference.path)  # before it is there: half a file is taken back too
+        name = self._temporary(difference.path)
+        made = exchange.write_temporary(folder, name, difference.new.mode, data, like, durable=durable)
+        self._made[difference.path] = made
+
+    def _is_back(self, folder: int, target: str, name: str, found: Lying, new: TreeEntry | None) -> bool:
+        """True when a person's text is at its place again."""
+        if _moved(folder, name, target):
+            return True
+        if new is None:
+            return False
+        outcome = exchange.replace(
+            folder, target, name, lambda there: there.entry == found.entry, lambda there: self.is_same(there, new)
+        )
+        if outcome.done and outcome.left:
+            os.unlink(name, dir_fd=folder)
+        return outcome.done
+
+    def _discard(self, folder: int, name: str, found: Lying) -> None:
+        """Remove a text that is kept elsewhere by now, unless somebody goes on writing to it."""
+        with contextlib.suppress(OSError):
+            now = exchange.look(folder, name)
+            if now and now.entry == found.entry:
+                os.unlink(name, dir_fd=folder)
+
+
+def _moved(folder: int, name: str, target: str) -> bool:
+    try:
+        exchange.move(folder, name, target)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _can_sync_all() -> bool:
+    return sys.platform == "linux"
+
+
+def _sync_all(path: str) -> None:
+    """One call for a whole file system: with many files ten times faster than one call for each."""
+    import ctypes
+
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        library = ctypes.CDLL(None, use_errno=True)
+        if library.syncfs(fd):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), path)
+    finally:
+        os.close(fd)
