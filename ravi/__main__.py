@@ -7,7 +7,7 @@ import sys
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    gc.set_threshold(10_000)  # most of what is made at the start stays: looking for garbage in it takes milliseconds
+    gc.disable()  # a command is over before there is garbage worth looking for; the daemon turns it on again
     if sys.argv[1:] == ["--version"]:
         from ravi import __version__
 

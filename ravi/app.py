@@ -30,6 +30,7 @@ class App:
         self.root = root
         self.environ = environ
         self.now = now or (lambda: datetime.now(UTC))
+        self.notices: list[str] = []  # what the person should know though it is no fault
         self.repository = Repository(root, self.now, lambda: self.settings.branch)
 
     @classmethod
@@ -119,9 +120,12 @@ class App:
             said |= {"Ravi-Run": run.id, "Ravi-Agent": run.agent, "Ravi-Depth": str(run.depth), "Ravi-Cause": claim}
         return said
 
-    def publish(self) -> str:
-        """Write what is recorded out to branch, files and index; returns why not, when git is busy."""
-        return self.repository.publish()
+    def publish(self, task: "Task | None" = None) -> None:
+        """Write what is recorded out to branch, files and index, and the link to `task`; a hindrance is a notice."""
+        if paused := self.repository.publish():
+            self.notices.append(f"recorded, but not written out yet: {paused}")
+        if task is not None:
+            self.repository.links.set(task.id, "" if task.is_closed else task.folder)
 
     def look(self, path: str) -> None:
         """Take a person's saved edit of one file before something else is written into it."""
@@ -137,7 +141,7 @@ class App:
 
     def explain(self, task: "Task", view: "View") -> str:
         """Why a task does not run at this moment; "" when nothing keeps it."""
-        from ravi.engine.decide import explain
+        from ravi.engine.explain import explain
 
         return explain(task, view, self.now())
 

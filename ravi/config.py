@@ -1,15 +1,13 @@
 """Settings: ravi.yaml as a value. It reads no environment and no file itself."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from ravi.core.times import parse_duration
 from ravi.errors import Malformed
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """Every setting with its default; an empty ravi.yaml is a good one."""
 
     name: str = "ravi"  # the workspace's name, as subjects and status show it

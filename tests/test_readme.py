@@ -5,6 +5,8 @@ exists, and docs/cli.md is what `--help` says.
 import re
 import shlex
 import stat
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +58,29 @@ def _said(page: Path) -> Iterator[list[str]]:
         call = re.match(r"(?:\$ )?(?:\S*/)?ravi (\S.*)", span.strip())
         if call:
             yield shlex.split(re.split(r"\s{2,}|\s(?:#|&&|\|)\s", call[1])[0])
+
+
+def _session() -> Iterator[tuple[str, str]]:
+    """Each command of the session in README.md, with what it prints; … stands for any lines."""
+    (block,) = [block for block in _BLOCK.findall((ROOT / "README.md").read_text()) if block.startswith("$ ")]
+    for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+        command, _, printed = part.partition("\n")
+        yield command, printed
+
+
+def test_the_session_in_the_readme_is_what_happens(tmp_path: Path, environ: dict[str, str]) -> None:
+    (tmp_path / "ravi").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ravi "$@"\n')
+    (tmp_path / "ravi").chmod(0o755)
+    environ["PATH"] = f"{tmp_path}:{environ['PATH']}"
+    here = tmp_path
+    for command, printed in _session():
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=here, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True
+        )
+        expected = re.escape(printed).replace("…\\\n", "(?:.*\\n)*")
+        expected = re.sub(r"\d\d:\d\d:\d\d", r"\\d\\d:\\d\\d:\\d\\d", expected)
+        assert re.fullmatch(expected, done.stdout.decode()), f"$ {command}\n{done.stdout.decode()}"
+        here = tmp_path / "notes"
 
 
 def _fault(words: list[str]) -> str:

@@ -58,6 +58,11 @@ class Face:
             self._app = App.find(self.workspace, dict(os.environ))
         return self._app
 
+    @property
+    def notices(self) -> list[str]:
+        """What the person should know though it is no fault."""
+        return [] if self._app is None else self._app.notices
+
     def close(self) -> None:
         if self._app is not None:
             self._app.close()
@@ -143,6 +148,8 @@ def main(argv: Sequence[str]) -> int:
     face = Face(Output(as_json=as_json), "")
     try:
         result = cli.main(args=args, prog_name="ravi", standalone_mode=False, obj=face)
+        for notice in face.notices:
+            face.output.warn(notice)
         return result if isinstance(result, int) else 0
     except RaviError as error:
         return face.output.fail(error)

@@ -35,7 +35,8 @@ def demo(face: Face, folder: str, keep: bool) -> None:  # noqa: FBT001 - click p
 
 
 def _made(face: Face, told: dict[str, Any]) -> str:
-    rows = [(word, ", ".join(told[word])) for word in ("added", "extended") if told[word]]
+    tops = sorted({name.partition("/")[0] + ("/" if "/" in name else "") for name in told["added"]})
+    rows = [(word, ", ".join(names)) for word, names in (("added", tops), ("extended", told["extended"])) if names]
     rows += [("yours to commit", ", ".join(told["uncommitted"]))] if told["uncommitted"] else []
     rows += [("set up", "the merge driver, in this clone's git config")] if told["merge_driver"] else []
     rows += [("not published yet", told["paused"])] if told["paused"] else []
@@ -43,11 +44,10 @@ def _made(face: Face, told: dict[str, Any]) -> str:
     if not rows:
         return f"{head}; nothing to add"
     ravi = _program()
-    steps = [
-        (f"{ravi} agents new NAME -- PROGRAM", "who works"),
-        (f"{ravi} tasks new TITLE -a NAME", "what is to be done"),
-        (f"{ravi} up", "watch, and run agents"),
-    ]
+    agent, task = (f"{ravi} agents new NAME -- PROGRAM", "who works"), (f"{ravi} tasks new TITLE -a NAME", "what to do")
+    if "tasks/overview/TASK.md" in told["added"]:
+        agent, task = (f"{ravi} agents", "who works"), (f"{ravi} tasks edit overview --status open", "what to do")
+    steps = [agent, task, (f"{ravi} up", "watch, and run agents")]
     if told["workspace"] != os.path.realpath(os.getcwd()):
         steps.insert(0, (f"cd {told['workspace']}", ""))
     return "\n".join([head, _indented(face.output.table(rows)), "next:", _indented(face.output.table(steps))])

@@ -79,7 +79,8 @@ def event_in(commit: str, message: Message) -> Event | None:
         event = Event(**{**told, "commit": commit})
     except (ValueError, TypeError):
         return None
-    return event if event.id == message.trailers["Ravi-Event"] else None
+    is_sound = isinstance(event.depth, int) and isinstance(event.data, dict)
+    return event if is_sound and event.id == message.trailers["Ravi-Event"] else None
 
 
 def _moves(changes: Iterable[Change]) -> list[Change]:

@@ -180,13 +180,14 @@ def merge_front(base: bytes, ours: bytes, theirs: bytes, prefer: str | None = No
     changes: dict[str, Any] = {}  # of `theirs`; _ABSENT where a key goes
     lines: dict[str, str] = {}  # keys that only `ours` changed go with their lines, comments and all
     for name in [*yours.values, *(name for name in mine.values if name not in yours.values)]:
-        b, o, t = (side.values.get(name, _ABSENT) for side in (was, mine, yours))
         if mine.lines.get(name) == was.lines.get(name):
             continue
         if yours.lines.get(name) == was.lines.get(name):
-            changes[name] = o
-            lines |= {} if o is _ABSENT else {name: mine.lines[name]}
-        elif not _alike(value := merge.value(name, b, o, t), t):
+            changes[name] = mine.values.get(name, _ABSENT)
+            lines |= {name: mine.lines[name]} if name in mine.lines else {}
+            continue
+        base_value, our_value, their_value = (side.said(name) for side in (was, mine, yours))
+        if not _alike(value := merge.value(name, base_value, our_value, their_value), their_value):
             changes[name] = value
     wanted = {name: value for name, value in {**yours.values, **changes}.items() if value is not _ABSENT}
     try:
@@ -259,6 +260,11 @@ class _Pieces:
             self.lines[entry.key] = self.text[at:end].replace("\r\n", "\n")
             at = end
         self.rest = self.text[at:]
+
+    def said(self, name: str) -> Any:
+        """The value of a key; a key with nothing after it says as much as none."""
+        value = self.values.get(name)
+        return _ABSENT if value is None else value
 
     def with_lines(self, lines: Mapping[str, str], changes: Mapping[str, Any], order: list[str]) -> bytes:
         """This side's file with `lines` of the other put in (new ones where its `order` has them), `changes` made."""

@@ -5,7 +5,8 @@ Subject `<noun> <id>: <what is now true>`, a body for people, then trailers, eac
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
 NAMES = (
     "Ravi-Event", "Ravi-Cause", "Ravi-Task", "Ravi-Run", "Ravi-Session", "Ravi-Agent", "Ravi-Automation",
@@ -19,13 +20,12 @@ _FORGED = re.compile(r"ravi-[\w-]*\s*[:=#]|---", re.IGNORECASE)
 _KEPT = "\t\u200c\u200d"  # joiners hold letters and emoji together
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One commit message. `trailers` maps names to values in NAMES order; `callbacks` is the repeatable one."""
 
     subject: str
     body: str = ""
-    trailers: Mapping[str, str] = field(default_factory=dict)
+    trailers: Mapping[str, str] = MappingProxyType({})
     callbacks: tuple[str, ...] = ()
 
     def render(self) -> str:

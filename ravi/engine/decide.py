@@ -14,10 +14,11 @@ from ravi.core.run import CANCELLED as RUN_CANCELLED
 from ravi.core.run import DEAD, INTERRUPTED, SUCCEEDED, Run
 from ravi.core.run import FAILED as RUN_FAILED
 from ravi.core.task import BLOCKED, CANCELLED, DONE, FAILED, OPEN, REVIEW, Task
-from ravi.core.times import format_duration, parse_moment, stamp
+from ravi.core.times import parse_moment, stamp
 from ravi.core.view import View
 from ravi.engine import policy
 from ravi.engine.actions import Action, Cause, Conclusion, Launch, Settle, Stop, Tell, WakeAt
+from ravi.engine.explain import is_over
 
 
 def decide(event: Event, view: View, now: datetime, *, max_depth: int) -> tuple[Action, ...]:
@@ -135,7 +136,7 @@ def _task(task: Task, view: View, now: datetime, cause: Cause, max_depth: int) -
     if failed and task.on_upstream_failure != "run":
         yield _upstream_failed(task, failed[0], cause)
         return
-    if any(not _is_over(view, id) for id in (*task.depends_on, *task.waiting_on)):
+    if any(not is_over(view, id) for id in (*task.depends_on, *task.waiting_on)):
         return
     runs = view.runs(task.id)
     last = runs[-1] if runs else None
@@ -175,11 +176,6 @@ def _task(task: Task, view: View, now: datetime, cause: Cause, max_depth: int) -
     )
 
 
-def _is_over(view: View, id: str) -> bool:
-    other = view.task(id)
-    return other is not None and other.is_closed
-
-
 def _upstream_failed(task: Task, upstream: Task, cause: Cause) -> Settle:
     note = f"upstream {upstream.id} is {upstream.status}"
     if task.on_upstream_failure == "skip":
@@ -187,29 +183,3 @@ def _upstream_failed(task: Task, upstream: Task, cause: Cause) -> Settle:
             task.id, {"status": CANCELLED, "summary": f"skipped: {note}"}, f"task {task.id}: skipped, {note}", cause
         )
     return Settle(task.id, {"status": BLOCKED, "blocker": note}, f"task {task.id}: blocked, {note}", cause)
-
-
-def explain(task: Task, view: View, now: datetime) -> str:
-    """Why an open task does not run at this moment, in one sentence; "" when nothing keeps it from running."""
-    if task.problem:
-        return f"its file has a problem: {task.problem}"
-    if task.status != OPEN:
-        return f"it is {task.status}" + (f": {task.blocker}" if task.blocker else "")
-    if not task.assignee:
-        return "nobody is assigned"
-    agent = view.agent(task.assignee)
-    if agent is None:
-        return f"`{task.assignee}` is not an agent of this workspace, so a person has it"
-    if agent.problem:
-        return f"agent {agent.name} has a problem: {agent.problem}"
-    for id in (*task.depends_on, *task.waiting_on):
-        if not _is_over(view, id):
-            other = view.task(id)
-            return f"it waits for {id} ({other.status if other else 'which does not exist'})"
-    runs = view.runs(task.id)
-    if runs and runs[-1].is_live:
-        return f"run {runs[-1].id} is under way"
-    if runs and runs[-1].retry_at and runs[-1].status == RUN_FAILED and parse_moment(runs[-1].retry_at) > now:
-        wait = (parse_moment(runs[-1].retry_at) - now).total_seconds()
-        return f"its next attempt is due in {format_duration(wait)} ({runs[-1].reason})"
-    return ""

@@ -3,7 +3,7 @@
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -113,6 +113,7 @@ class Loop:
             self._follow()
             self._reconsider()
             self._launch()
+            self._link(None)
             while not self._is_over(until_idle, deadline):
                 self._wait(deadline)
                 self._take()
@@ -234,12 +235,20 @@ class Loop:
         due = self.bus.due()
         if tip == self._tip and (due is None or due > self.monotonic()):
             return
+        touched: set[str] = set()
         while deliveries := self.bus.receive(64):
             for delivery in deliveries:
                 self._answer(delivery)
+                if delivery.event.type.startswith("task."):
+                    touched.add(delivery.event.subject)
+        self._link(touched)
         self._tip = tip
         self._publishing.ask()
         self._note_problems()
+
+    def _link(self, tasks: Collection[str] | None) -> None:
+        with self.repository.view() as view:
+            self.repository.link_open(view, tasks)
 
     def _answer(self, delivery: Delivery) -> None:
         """Act on one event. One that cannot be acted on now comes again; one that never can is given up, and said."""

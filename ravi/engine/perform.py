@@ -178,6 +178,9 @@ class Performer:
         for name in self.repository.lanes.leftover():
             if name not in self.running:
                 self.repository.lanes.remove(name)
+        for name in self.repository.noted() - self.running.keys():
+            self.repository.forget(name, branch=False)
+        self.repository.refs.sweep()
 
     def _launch(self, action: Launch, view: Reading) -> None:
         task, agent = view.task(action.task), view.agent(action.agent)

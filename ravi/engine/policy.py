@@ -1,7 +1,7 @@
 """Limits and permissions as pure functions: who may do what, when to try again, when a chain of causes ends."""
 
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from ravi.core.ids import derive_id
 from ravi.core.run import COUNTED, INTERRUPTED, Run
@@ -13,8 +13,7 @@ BACKOFF_CEILING = 3600.0  # seconds
 CRASHES = 5  # runs in a row that ravi's own death ended, until a person is asked
 
 
-@dataclass(frozen=True, slots=True)
-class Actor:
+class Actor(NamedTuple):
     """Who asks: the operator at this machine's shell, or a run speaking through its token."""
 
     name: str

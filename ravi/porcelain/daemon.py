@@ -1,5 +1,6 @@
 """`ravi up` and `ravi status`: the loop, put together and run in the foreground, and what it is doing."""
 
+import gc
 import os
 import signal
 import socket
@@ -29,6 +30,8 @@ def up(app: App, *, until_idle: bool, timeout: float | None, say: Callable[[str]
     Raises Refused when another process leads this workspace.
     """
     app.permit_operator("up")
+    gc.freeze()  # what is there by now stays
+    gc.enable()
     repository = app.repository
     leader = Leader(repository.dirs.common_dir)
     leader.acquire(stamp(app.now()))

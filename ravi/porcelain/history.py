@@ -8,8 +8,8 @@ from ravi.core import trailers
 from ravi.core.times import stamp
 from ravi.porcelain import tasks
 from ravi.store import git
+from ravi.store.history import commits
 from ravi.store.repository import Reading
-from ravi.store.writer import MAIN
 
 _CHAIN = 64  # links of a chain of causes that are followed
 
@@ -18,17 +18,10 @@ def log(app: App, about: str = "", *, limit: int = 20) -> list[dict[str, Any]]:
     """Commits of the main line, newest first; with `about` (a task, a run or an agent) only those that name it."""
     with app.view() as view:
         app.permit("log", None, view)
-        words = []
-        if about:
-            found = view.task(about)
-            known = found.id if found else about
-            names = ("Task", "Run", "Parent", "Agent") if not view.agent(about) else ("Agent",)
-            words = [f"--grep=^Ravi-{name}: {_literal(known)}$" for name in names]
         if app.repository.tip() is None:
             return []
-        side = [] if about else ["--first-parent"]
-        out = git.run(["log", *side, f"--max-count={limit}", "--format=%H", *words, MAIN], app.repository.root)
-        return [_told(app, oid) for oid in out.decode().split()]
+        naming = _naming(about, view) if about else ()
+        return [_told(app, oid) for oid in commits(app.root, limit=limit, naming=naming)]
 
 
 def why(app: App, id: str) -> dict[str, Any]:
@@ -44,7 +37,7 @@ def why(app: App, id: str) -> dict[str, Any]:
         if task is None and (oid := _commit(app, id)) is not None:
             return {"kind": "commit", "id": oid, "status": "", "explanation": "", "causes": _chain(app, oid, view)}
         task = task or tasks.find(view, id)
-        last = [row["commit"] for row in log(app, task.id, limit=1)]
+        last = commits(app.root, limit=1, naming=_naming(task.id, view))
         return {
             "kind": "task",
             "id": task.id,
@@ -53,6 +46,16 @@ def why(app: App, id: str) -> dict[str, Any]:
             "causes": _chain(app, last[0], view) if last else [],
             "runs": [app.run_json(run) for run in view.runs(task.id)],
         }
+
+
+def _naming(about: str, view: Reading) -> tuple[tuple[str, str], ...]:
+    """The trailers that name a task, a run or an agent. Raises NotFound for anything else."""
+    if view.agent(about) is not None:
+        return (("Ravi-Agent", about),)
+    if view.run(about) is not None:
+        return (("Ravi-Run", about),)
+    id = tasks.find(view, about).id
+    return (("Ravi-Task", id), ("Ravi-Parent", id))
 
 
 def _commit(app: App, text: str) -> str | None:
@@ -91,7 +94,3 @@ def _told(app: App, oid: str) -> dict[str, Any]:
         **named,
         "callbacks": list(message.callbacks),
     }
-
-
-def _literal(text: str) -> str:
-    return "".join(f"\\{c}" if c in r".[]*^$\\" else c for c in text)

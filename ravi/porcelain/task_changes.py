@@ -78,7 +78,7 @@ def new(
             )
 
         app.repository.writer.record(propose)
-        app.publish()
+        app.publish(task)
         return app.task_json(task, view)
 
 
@@ -199,7 +199,7 @@ def _change(
             )
 
         app.repository.writer.record(propose)
-        app.publish()
+        app.publish(result[-1])
         return app.task_json(result[-1], view)
 
 

@@ -145,6 +145,7 @@ class Keeper:
         self.alive = True  # the agent itself; its descendants are known by our having children
         self.killing = False
         self.heard = b""
+        self.owed = 0  # a signal that came before there was an agent to hear it
 
     def keep(self) -> None:
         """Obey the daemon until nobody is left, then say how many had to be killed after the agent's end."""
@@ -184,6 +185,8 @@ class Keeper:
             _say(self.control, failed=fault.decode())
         else:
             _say(self.control, started=self.agent, at=started_at(self.agent))
+            if self.owed:
+                _signal(self.agent, self.owed)
 
     def _obey(self) -> None:
         try:
@@ -198,6 +201,8 @@ class Keeper:
             verb, _, number = line.partition(b" ")
             if verb == b"kill":
                 self.killing = True
+            elif verb == b"signal" and self.report != -1:
+                self.owed = int(number)
             elif verb == b"signal" and self.alive:
                 _signal(self.agent, int(number))
 

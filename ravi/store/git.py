@@ -6,9 +6,8 @@ import contextlib
 import io
 import os
 import re
-import signal
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ravi.errors import NotFound, RaviError, Refused, Unavailable
 from ravi.store.durable import write_all
@@ -46,8 +45,7 @@ _MISSING_GIT = ("git is not found on PATH", "install git 2.38 or newer")
 _CHUNK = 64  # requests in flight: fewer bytes than the smallest pipe takes, so that neither side waits for ever
 
 
-@dataclass(frozen=True, slots=True)
-class GitDirs:
+class GitDirs(NamedTuple):
     """Where a repository lies. In a linked worktree `git_dir` holds HEAD and index, `common_dir` all the rest."""
 
     work_tree: str
@@ -55,8 +53,7 @@ class GitDirs:
     common_dir: str
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(NamedTuple):
     """How a git command ended."""
 
     code: int
@@ -73,7 +70,7 @@ def environment() -> dict[str, str]:
     return {name: text for name, text in os.environ.items() if not name.startswith("GIT_")} | _ADDED
 
 
-def call(args: Sequence[str], cwd: str, input: bytes | None = None) -> Finished:  # noqa: A002 - subprocess says so
+def call(args: Sequence[str], cwd: str, input: bytes | None = None) -> Finished:
     """Run `git ARGS` to its end, whatever its exit code."""
     import subprocess
 
@@ -97,7 +94,7 @@ def call(args: Sequence[str], cwd: str, input: bytes | None = None) -> Finished:
 def run(
     args: Sequence[str],
     cwd: str,
-    input: bytes | None = None,  # noqa: A002 - subprocess says so
+    input: bytes | None = None,
     *,
     ok: Collection[int] = (0,),
 ) -> bytes:
@@ -152,6 +149,8 @@ class CatFile:
 
     def start(self) -> None:
         """Start it ahead of the first question; git gets ready while we do something else."""
+        import signal  # 0.5 ms, which a list can do without
+
         if self._pid and self._owner == os.getpid():
             return
         self._forget()
@@ -243,6 +242,8 @@ class CatFile:
         return Unavailable(f"{self._git_dir}: git cat-file ended while reading {oid}")
 
     def _kill(self) -> None:
+        import signal
+
         if self._pid and self._owner == os.getpid():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGKILL)

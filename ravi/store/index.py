@@ -27,8 +27,8 @@ __all__ = ["FORMAT", "Index", "IndexView", "run_json", "task_json"]
 _WAIT = 60.0  # seconds for another process, which may be building the whole index
 _KEPT = 4  # idle connections, for the next views
 _TRIES = 50
-# Not faults of the file: busy, locked, out of memory, read-only, interrupted, full, misused.
-_NOT_DAMAGE = frozenset({5, 6, 7, 8, 9, 13, 21})
+# Not faults of the file: busy, locked, out of memory, read-only, interrupted, full, not to be opened, misused.
+_NOT_DAMAGE = frozenset({5, 6, 7, 8, 9, 13, 14, 21})
 _MOVED = 1032  # read-only because the file was removed or replaced under us
 
 _T = TypeVar("_T")
@@ -152,12 +152,12 @@ class Index:
     # -- steps
 
     def _safely(self, do: Callable[[sqlite3.Connection], _T]) -> _T:
-        """What `do` reads or writes; when the file turns out to be damaged, once more on a file made anew."""
+        """What `do` reads or writes; when the file is damaged or was taken away, once more on one made anew."""
         with self._lock:
             try:
                 return do(self._opened())
             except sqlite3.Error as fault:
-                if not is_damage(fault):
+                if not is_damage(fault) and self._file == _identity(self.path):
                     raise self._unavailable(fault) from fault
             try:
                 self._discard()
@@ -247,23 +247,27 @@ class Index:
 
     def _create(self) -> None:
         """Make an empty index beside, and move it into place: nobody ever opens half of one."""
-        folder = os.path.dirname(self.path)
-        try:
+        with self._kept_here():
             with contextlib.suppress(FileNotFoundError):
-                _make_in(folder, self.path)
+                _make_in(self.path)
                 return
-            _make_in(folder, self.path)  # the folder went again meanwhile
-        except OSError as fault:
-            raise Unavailable(f"{folder}: {fault.strerror}", hint="ravi keeps its index there") from fault
+            _make_in(self.path)  # its folder went away again meanwhile
 
     def _discard(self) -> None:
         """Throw away the file that we opened, unless somebody did so already, and make an empty one."""
         broken = self._file
         self.close()
-        with contextlib.suppress(FileNotFoundError), _only_one(os.path.dirname(self.path)):
+        with self._kept_here(), contextlib.suppress(FileNotFoundError), _only_one(os.path.dirname(self.path)):
             if broken is None or _identity(self.path) == broken:
                 _remove(self.path)
         self._create()
+
+    @contextlib.contextmanager
+    def _kept_here(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as fault:
+            raise Unavailable(f"{self.path}: {fault.strerror}", hint="ravi keeps its index there") from fault
 
     def _unavailable(self, fault: sqlite3.Error) -> Unavailable:
         return Unavailable(f"{self.path}: {fault}", hint="it may be removed at any time; ravi makes it anew")
@@ -271,6 +275,8 @@ class Index:
 
 def is_damage(fault: sqlite3.Error) -> bool:
     """True when the file itself is to blame, so that making it anew helps."""
+    if isinstance(fault, sqlite3.ProgrammingError | sqlite3.InterfaceError):
+        return False
     code = getattr(fault, "sqlite_errorcode", None)
     return code is None or code == _MOVED or code & 0xFF not in _NOT_DAMAGE
 
@@ -283,7 +289,8 @@ def _identity(path: str) -> File | None:
     return stat.st_dev, stat.st_ino
 
 
-def _make_in(folder: str, path: str) -> None:
+def _make_in(path: str) -> None:
+    folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
     with _only_one(folder):
         if _identity(path) is None:

@@ -35,7 +35,7 @@ CREATE TABLE agents (name TEXT PRIMARY KEY, front TEXT NOT NULL, body TEXT NOT N
 CREATE TABLE contacts (name TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE problems (
     path TEXT NOT NULL,
-    scope INTEGER NOT NULL,           -- 0: in the file; 1: between it and others; 2: it is in a circle
+    scope INTEGER NOT NULL,             -- 0: in the file; 1: between it and others; 2: it is in a circle
     line INTEGER NOT NULL, key TEXT NOT NULL, message TEXT NOT NULL, severity TEXT NOT NULL);
 """
 # Apart, because an index that is made from nothing gets them when its rows are there, in half the time.
@@ -47,10 +47,13 @@ CREATE INDEX tasks_parent ON tasks (parent) WHERE parent != '';
 CREATE INDEX tasks_assignee ON tasks (assignee) WHERE assignee != '' AND closed = 0;
 CREATE INDEX tasks_urgent ON tasks (priority DESC, created, id, closed, owner, state, retry_at, title, assignee)
     WHERE closed = 0;
+CREATE INDEX tasks_all ON tasks (priority DESC, created, id);
 CREATE INDEX edges_target ON edges (target, kind, key);
 CREATE INDEX runs_folder ON runs (folder, number);
 CREATE INDEX runs_id ON runs (id);
-CREATE INDEX runs_started ON runs (started DESC);
+CREATE INDEX runs_started ON runs (started DESC, id);
+CREATE INDEX runs_agent ON runs (agent, started DESC, id);
+CREATE INDEX runs_status ON runs (status, started DESC, id);
 CREATE INDEX comments_folder ON comments (folder, created, path);
 CREATE INDEX problems_path ON problems (path, scope);
 CREATE INDEX problems_scope ON problems (scope, key) WHERE scope;

@@ -200,6 +200,7 @@ class _Update:
         db = self._db
         card = to_json(task_json(task, task.status, ()) | {"problem": fault})
         front = encode(task, ("path", "body", "problem"))
+        f"{card}{front}{task.body}".encode()  # raises for half a character, before anything is written
         values = (
             task.id, is_guessed, task.status, task.status, task.is_closed, task.priority, task.created, task.updated,
             task.due, task.title, task.assignee, task.parent, "".join(f"\n{label}\n" for label in task.labels),
@@ -216,8 +217,9 @@ class _Update:
             db.execute("INSERT INTO texts VALUES (?, ?, ?, ?)", (key, task.title, task.body, front))
             if not self._is_fresh:
                 db.execute("INSERT INTO words (rowid, title, body) VALUES (?, ?, ?)", (key, task.title, task.body))
-            self._came.add(task.id)
-            self._rewired.add(key)
+                self._keys.add(key)
+                self._came.add(task.id)
+                self._rewired.add(key)
             had: set[tuple[int, str]] = set()
         else:
             key, id, owner, status, parent = was
@@ -234,10 +236,10 @@ class _Update:
                 self._moved.add(id)
             if id != task.id or parent != task.parent or had != edges:
                 self._rewired.add(key)
+            self._keys.add(key)
         if had != edges:
             db.execute("DELETE FROM edges WHERE key = ?", (key,))
             db.executemany("INSERT INTO edges VALUES (?, ?, ?)", [(key, *edge) for edge in edges])
-        self._keys.add(key)
 
     def _reword(self, key: int, title: str, body: str) -> None:
         """Words are found in the text they were taken from, so the old text is needed to take them out."""
@@ -250,7 +252,8 @@ class _Update:
     def _put_run(self, run: Run, place: Place) -> None:
         self._folders.add(place.folder)
         self._db.execute(
-            "INSERT OR REPLACE INTO runs (path, folder, id, task, number, agent, status, started, retry_at, front, body)"
+            "INSERT OR REPLACE INTO runs"
+            " (path, folder, id, task, number, agent, status, started, retry_at, front, body)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 run.path, place.folder, run.id, run.task, int(place.name), run.agent, run.status, run.started,
@@ -301,7 +304,7 @@ class _Update:
     # -- what follows from more than one document
 
     def _settle_owners(self) -> None:
-        """Of files with one id, it belongs to the one that has it already; else to the one that came first in history."""
+        """Of files with one id, the one that has it keeps it; else it goes to the one that came first."""
         db = self._db
         self._came.discard("")
         if self._is_fresh:
@@ -335,7 +338,7 @@ class _Update:
             return
         near = _Near(self._db)
         # Whoever was in a circle may have been let out of it by another.
-        circled = self._keys_of("path IN (SELECT path FROM problems WHERE scope > ? AND scope)", _RING - 1)
+        circled = self._keys_of("path IN (SELECT path FROM problems WHERE scope = 2 AND scope)")
         rings = _rings(self._rows({*self._rewired, *circled}), near)
         keys = self._reached() | set(circled)
         keys.update(key for id in rings for key in self._keys_of("id = ? AND owner", id))
@@ -356,11 +359,11 @@ class _Update:
             keys.update(self._keys_of("assignee = ? AND assignee != '' AND closed = 0", name))
         if self._names:  # who else may have been meant is another question now
             known = "SELECT name FROM agents UNION ALL SELECT name FROM contacts"
-            keys.update(self._keys_of(f"assignee NOT IN ({known}) AND assignee != ? AND closed = 0", ""))
+            keys.update(self._keys_of(f"assignee NOT IN ({known}) AND assignee != '' AND closed = 0"))
         return keys
 
-    def _keys_of(self, clause: str, value: str | int) -> list[int]:
-        return [key for (key,) in self._db.execute(f"SELECT key FROM tasks WHERE {clause}", (value,))]  # noqa: S608 - ours
+    def _keys_of(self, clause: str, *values: str) -> list[int]:
+        return [key for (key,) in self._db.execute(f"SELECT key FROM tasks WHERE {clause}", values)]  # noqa: S608 - ours
 
     def _rows(self, keys: Iterable[int]) -> Iterator[_Row]:
         for key in sorted(keys):
@@ -506,8 +509,8 @@ class _Whole(_Near):
 
     def starts(self) -> Iterator[_Row]:
         """The tasks that name others."""
-        sql = f"{_ROW} WHERE owner AND (parent != '' OR key IN (SELECT key FROM edges))"
-        return map(_Row._make, self._db.execute(sql))
+        rows = self._db.execute(f"{_ROW} WHERE owner AND (parent != '' OR key IN (SELECT key FROM edges))")  # noqa: S608 - our own names
+        return map(_Row._make, rows)
 
     def status(self, id: str) -> str | None:
         return self._status.get(id)
@@ -521,12 +524,13 @@ class _Whole(_Near):
 
 # -- circles
 
-_RING = 2  # problems.between
+_RING = 2  # problems.scope
+_SHOWN = 20  # of a larger circle only the size is told: a way for each member would be the square of it
 _Rings = Mapping[str, Mapping[str, str]]
 
 
 def _rings(rows: Iterable[_Row], around: _Near) -> _Rings:
-    """For each task in a circle: key of the front matter -> what to say. Whoever closes one has all its members told."""
+    """For each task in a circle: key -> what to say. Whoever closes a circle has all its members told."""
     ids = [row.id for row in rows if row.owner]
     found: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for key in ("parent", "depends_on"):
@@ -538,8 +542,12 @@ def _rings(rows: Iterable[_Row], around: _Near) -> _Rings:
                 continue
             members &= _reach(id, partial(around.downstream, key))
             for member in members:
-                way = _way_round(member, members, partial(around.upstream, key))
-                found[member][key] = f"goes in a circle: {' -> '.join(way)}"
+                said = f"goes in a circle of {len(members)} tasks"
+                if len(members) <= _SHOWN:
+                    said = (
+                        f"goes in a circle: {' -> '.join(_way_round(member, members, partial(around.upstream, key)))}"
+                    )
+                found[member][key] = said
     return found
 
 

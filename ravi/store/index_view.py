@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -185,12 +185,10 @@ class IndexView:
             return RUNNING
         if task.status != OPEN:
             return task.status
-        targets = dict.fromkeys((*task.depends_on, *task.waiting_on))
-        found = self._rows(
-            f"SELECT id, status FROM tasks WHERE owner AND id IN ({_marks(targets)})",  # noqa: S608 - only `?`
-            tuple(targets),
-        )
-        status = dict(found)
+        status: dict[str, str] = {}
+        if targets := dict.fromkeys((*task.depends_on, *task.waiting_on)):
+            sql = f"SELECT id, status FROM tasks WHERE owner AND id IN ({_marks(targets)})"  # noqa: S608 - only `?`
+            status.update((row[0], row[1]) for row in self._rows(sql, tuple(targets)))
         for kind, ids in ((DEPENDS, task.depends_on), (WAITS, task.waiting_on)):
             if any(holds_up(kind, status.get(id), task.on_upstream_failure) for id in ids):
                 return WAITING
@@ -204,7 +202,7 @@ class IndexView:
         return [dict(zip(keys, row, strict=True)) for row in rows]
 
     def resolve(self, text: str, noun: str = "task") -> str:
-        """The id (of a task, run or agent) that begins with `text`. Raises NotFound, or UsageError when it is not one."""
+        """The one id (of a task, run or agent) that begins with `text`. Raises NotFound, or UsageError for several."""
         table = {"task": "tasks", "run": "runs", "agent": "agents"}[noun]
         column = "name" if noun == "agent" else "id"
         if self._rows(f"SELECT 1 FROM {table} WHERE {column} = ?", (text,)):  # noqa: S608 - two fixed words
@@ -229,7 +227,7 @@ class IndexView:
     def list_tasks(
         self,
         *,
-        all: bool = False,  # noqa: A002 - the word that people use for it
+        all: bool = False,
         status: str | None = None,
         assignee: str | None = None,
         label: str | None = None,
@@ -254,7 +252,7 @@ class IndexView:
     def tasks_json(
         self,
         *,
-        all: bool = False,  # noqa: A002 - as above
+        all: bool = False,
         status: str | None = None,
         assignee: str | None = None,
         label: str | None = None,

@@ -110,14 +110,16 @@ class Lanes:
         files, root = self._chosen(tree, paths)
         os.makedirs(self._root, exist_ok=True)
         os.mkdir(place)
-        stats = self._write_files(place, files)
-        os.makedirs(os.path.join(place, task, "outputs"), exist_ok=True)
-        made = self._write_git(place, run, commit, root, {p: Update(files[p], said) for p, said in stats.items()})
+        try:
+            stats = self._write_files(place, files)
+            os.makedirs(os.path.join(place, task, "outputs"), exist_ok=True)
+            made = self._write_git(place, run, commit, root, {p: Update(files[p], said) for p, said in stats.items()})
+            said = os.stat(place)
+        except BaseException:  # half a lane is none
+            self.remove(run)
+            raise
         # A file written in the clock's last tick could change once more and look the same.
-        manifest = {
-            p: Exported(files[p], _stamp(said) if said.st_mtime_ns < made else None) for p, said in stats.items()
-        }
-        said = os.stat(place)
+        manifest = {p: Exported(files[p], _stamp(at) if at.st_mtime_ns < made else None) for p, at in stats.items()}
         return Lane(run, place, task, manifest, (said.st_dev, said.st_ino))
 
     def collect(self, lane: Lane, allowed: Callable[[str], bool]) -> Collected:

@@ -47,7 +47,15 @@ def first_added(objects: Objects, commit: str, paths: list[str]) -> str:
     from ravi.store.git import run
 
     log = ["log", "-z", "--first-parent", "--diff-merges=first-parent", "--no-renames", "--diff-filter=A"]
-    args = [f"--git-dir={objects.common_dir}", "--literal-pathspecs", *log, "--name-only", "--format=%x01", commit, "--"]
+    args = [
+        f"--git-dir={objects.common_dir}",
+        "--literal-pathspecs",
+        *log,
+        "--name-only",
+        "--format=%x01",
+        commit,
+        "--",
+    ]
     age, ages = 0, dict.fromkeys(paths, 0)
     with contextlib.suppress(Unavailable):
         for word in run([*args, *paths], objects.common_dir).decode("utf-8", "surrogateescape").split("\0"):

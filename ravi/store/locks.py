@@ -10,8 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ravi.errors import Refused, Unavailable
 from ravi.store.durable import write_all, writing
@@ -105,8 +104,7 @@ class Lock:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(NamedTuple):
     """Who leads a workspace, as the leader wrote it down."""
 
     pid: int

@@ -7,7 +7,6 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 from ravi.errors import Malformed, NotFound, Refused, Unavailable
@@ -47,8 +46,7 @@ class Difference(NamedTuple):
     new: TreeEntry | None
 
 
-@dataclass(frozen=True, slots=True)
-class Signature:
+class Signature(NamedTuple):
     """Who and when. `when` is in seconds since 1970, `offset` in minutes east of UTC."""
 
     name: str
@@ -65,8 +63,7 @@ class Signature:
         return f"{name or email.partition('@')[0] or 'unknown'} <{email}> {when} {sign}{hours:02d}{minutes:02d}"
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(NamedTuple):
     """A commit as read."""
 
     oid: str

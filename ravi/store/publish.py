@@ -9,7 +9,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -40,12 +40,16 @@ Checkpoint = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What lies out now. `held` says, by path, why a file was left alone; `conflicts` are (path, where)."""
+    """What lies out now. `held` says, by path, why a file was left alone; `conflicts` are (path, where).
+
+    When the person's commits were `absorbed`, files that were right before may be edits now: look at all of them.
+    """
 
     commit: str | None = None
     written: tuple[str, ...] = ()
     held: Mapping[str, str] = field(default_factory=dict)
     conflicts: tuple[tuple[str, str], ...] = ()
+    absorbed: bool = False
     paused: str = ""
 
 
@@ -57,6 +61,7 @@ class Standing:
     recorded: str | None
     published: str | None
     conflicts: tuple[tuple[str, str], ...] = ()
+    absorbed: bool = False
     paused: str = ""
 
 
@@ -177,7 +182,7 @@ class Publisher:
             if not reason and not (reason := checkout.pause(self.branch)) and not self._is_unlocked():
                 reason = self._locked_by()
             if reason:
-                return Standing(checkout, self.refs.read(MAIN), self.refs.read(PUBLISHED), conflicts, reason)
+                return Standing(checkout, self.refs.read(MAIN), self.refs.read(PUBLISHED), conflicts, paused=reason)
             checkout = checkouts.read(self.dirs, self.refs)
             if checkout.is_locked or checkout.pause(self.branch):
                 continue
@@ -185,13 +190,16 @@ class Publisher:
                 found = self._absorbed(checkout)
             except Conflict:  # the branch or the main line moved just now
                 continue
-            return Standing(checkout, self.refs.read(MAIN), self.refs.read(PUBLISHED), conflicts + found)
-        return Standing(checkouts.read(self.dirs, self.refs), None, None, (), _BUSY)
+            if found is None:
+                return Standing(checkout, self.refs.read(MAIN), self.refs.read(PUBLISHED), conflicts)
+            return Standing(checkout, self.refs.read(MAIN), self.refs.read(PUBLISHED), conflicts + found, absorbed=True)
+        return Standing(checkouts.read(self.dirs, self.refs), None, None, paused=_BUSY)
 
-    def _absorbed(self, checkout: Checkout) -> tuple[tuple[str, str], ...]:
+    def _absorbed(self, checkout: Checkout) -> tuple[tuple[str, str], ...] | None:
+        """The conflicts of taking in what the person committed; None when they committed nothing."""
         recorded, published, tip = self.refs.read(MAIN), self.refs.read(PUBLISHED), checkout.tip
         if tip is None or tip in (published, expected := self.expected(published)):
-            return ()
+            return None
         if recorded is None:  # nothing was ever recorded: we start from what is checked out
             self.refs.create(MAIN, tip)
             recorded = tip
@@ -271,17 +279,18 @@ class Publisher:
             if standing.paused or standing.recorded is None:
                 break
             done = self._write_out(standing.checkout, standing.published, standing.recorded)
-            if isinstance(done, Published):
-                return Published(done.commit, done.written, done.held, standing.conflicts + done.conflicts, done.paused)
-            before, standing = standing, self._settled()  # the person's git did something just now
-            standing = Standing(
-                standing.checkout,
-                standing.recorded,
-                standing.published,
-                before.conflicts + standing.conflicts,
-                standing.paused,
+            if done is not None:
+                return replace(done, conflicts=standing.conflicts + done.conflicts, absorbed=standing.absorbed)
+            again = self._settled()  # the person's git did something just now
+            standing = replace(
+                again, conflicts=standing.conflicts + again.conflicts, absorbed=standing.absorbed or again.absorbed
             )
-        return Published(standing.recorded, conflicts=standing.conflicts, paused=standing.paused or _BUSY)
+        return Published(
+            standing.recorded,
+            conflicts=standing.conflicts,
+            absorbed=standing.absorbed,
+            paused=standing.paused or ("" if standing.recorded is None else _BUSY),
+        )
 
     def _write_out(
         self, checkout: Checkout, published: str | None, target: str, *, resumed: bool = False
@@ -523,12 +532,17 @@ class Publisher:
         import json
 
         make_folders(self._folder)
-        part = f"{self._journal}.{os.getpid()}"
+        part = f"{self._journal}.new"  # nobody else writes one while we hold the lock
         with contextlib.suppress(FileNotFoundError):
             os.unlink(part)
         words = {"token": note.token, "branch": note.branch, "from": note.start, "to": note.target}
-        write_new(part, json.dumps({**words, "published": note.published, "boot": note.boot}).encode())
-        os.replace(part, self._journal)
+        data = json.dumps({**words, "published": note.published, "boot": note.boot}).encode()
+        write_new(part, data)
+        try:
+            os.replace(part, self._journal)
+        except BaseException:
+            os.unlink(part)
+            raise
         sync_folder(self._folder)
 
     def _read_note(self) -> _Note | None:

@@ -10,7 +10,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ravi.errors import Conflict, Malformed, Unavailable
 from ravi.store.durable import make_folders, sync, sync_folder, write_all, writing
@@ -26,8 +26,7 @@ _DEPTH = 5  # symbolic refs that git follows
 _OWN_HEAD = ("refs/bisect/", "refs/worktree/", "refs/rewritten/")  # these belong to one worktree, as HEAD does
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """What is checked out. `branch` is a full ref name, also when it has no commit yet; None when detached."""
 
     branch: str | None
@@ -60,6 +59,15 @@ class Refs:
                     if oid is not None:
                         found[name] = oid
         return dict(sorted(found.items()))
+
+    def sweep(self) -> None:
+        """Remove the lock files that dead writers of ours left; nobody may ever ask for those refs again."""
+        places = [os.path.join(self.common_dir, "packed-refs.lock")]
+        for above, _, names in os.walk(os.path.join(self.common_dir, "refs")):
+            places += [os.path.join(above, name) for name in names if name.endswith(".lock")]
+        ours = os.path.join(self.common_dir, "refs", "ravi", "")
+        for place in places:
+            _broken(place, is_ours=place.startswith(ours))
 
     def head(self) -> Head:
         """What is checked out in this worktree."""
@@ -279,7 +287,7 @@ class _LockFile:
             except NotADirectoryError as fault:
                 raise Conflict(f"{self.path}: a ref lies where a folder is needed") from fault
             except FileExistsError as fault:
-                if self._broken():
+                if _broken(self._lock, is_ours=self._is_ours):
                     continue
                 if time.monotonic() > deadline:
                     raise Unavailable(
@@ -298,26 +306,27 @@ class _LockFile:
                 return fd
             os.close(fd)
 
-    def _broken(self) -> bool:
-        """Remove the lock file of somebody dead; True when it is worth trying again at once."""
+
+def _broken(lock: str, *, is_ours: bool) -> bool:
+    """Remove the lock file of somebody dead; True when it is worth trying again at once."""
+    try:
+        fd = os.open(lock, os.O_RDONLY)
+    except FileNotFoundError:
+        return True
+    try:
+        stat = os.fstat(fd)
+        age = time.time() - stat.st_mtime
+        if not stat.st_mode & 0o100 and not (is_ours and age > _STALE):
+            return False
         try:
-            fd = os.open(self._lock, os.O_RDONLY)
-        except FileNotFoundError:
-            return True
-        try:
-            stat = os.fstat(fd)
-            age = time.time() - stat.st_mtime
-            if not stat.st_mode & 0o100 and not (self._is_ours and age > _STALE):
-                return False
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False  # its maker lives
-            if _is_same(fd, self._lock):
-                os.unlink(self._lock)
-            return True
-        finally:
-            os.close(fd)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False  # its maker lives
+        if _is_same(fd, lock):
+            os.unlink(lock)
+        return True
+    finally:
+        os.close(fd)
 
 
 _DURABLE = (*GIT_SAFE, "-c", "core.fsync=committed,reference")

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # a list needs none of these
     from ravi.core.run import Run
     from ravi.store.ingest import Ingest, Recorded
     from ravi.store.lanes import Lanes
+    from ravi.store.links import OpenLinks
     from ravi.store.notes import Notes
     from ravi.store.objects import Signature
     from ravi.store.publish import Publisher
@@ -168,6 +169,14 @@ class Repository:
         if branch and (oid := self.refs.read(RUNS + run_id)):
             self.refs.delete(RUNS + run_id, oid)
 
+    def noted(self) -> frozenset[str]:
+        """The runs of which a sign of life lies there, whether they live or not."""
+        try:
+            names = os.listdir(os.path.join(self.beside, "live"))
+        except FileNotFoundError:
+            return frozenset()
+        return frozenset(name.removesuffix(".json") for name in names if name.endswith(".json"))
+
     def run_log(self, run_id: str) -> "Path":
         """Where a run's output lies; it may be deleted at any time."""
         from pathlib import Path
@@ -227,6 +236,22 @@ class Repository:
         """Say what is wrong beside each file: what `files` says of them, and what their documents say."""
         told = {row["path"]: _line(row) for row in view.problems() if row["severity"] == "error"}
         self.notes.update({**told, **files}, FOLDERS)
+
+    @cached_property
+    def links(self) -> "OpenLinks":
+        from ravi.store.links import OpenLinks
+
+        return OpenLinks(self.root)
+
+    def link_open(self, view: Reading, only: Collection[str] | None = None) -> None:
+        """Have `open/` lead to the tasks that are not closed; with `only`, look at these tasks alone."""
+        if only is None:
+            rows = view.list_tasks(fields=("id", "path"))
+            self.links.reconcile({row["id"]: row["path"].rpartition("/")[0] for row in rows})
+            return
+        for id in only:
+            task = view.task(id)
+            self.links.set(id, task.folder if task is not None and not task.is_closed else "")
 
     @cached_property
     def notes(self) -> "Notes":

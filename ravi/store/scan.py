@@ -101,7 +101,8 @@ class Scan:
         ]
         staged = _Asked(differs, self._dirs)
         paths = {path for path, _ in self.index.touched(self._dirs.work_tree, names)}
-        for path in sorted(paths.union(untracked.paths(), staged.paths())):
+        paths.update(untracked.paths(), staged.paths())
+        for path in sorted({_document(path) for path in paths}):
             if path.endswith("/"):
                 yield Found(path[:-1], None, None, problem="is a git repository of its own; its files are not taken")
             elif found := self.at(path):
@@ -259,6 +260,12 @@ class Scan:
         asked = "".join(f"{path}\0" for path in paths).encode("utf-8", "surrogateescape")
         done = call(["check-ignore", "-z", "--stdin"], self._dirs.work_tree, asked)
         return set(done.out.decode("utf-8", "surrogateescape").split("\0"))
+
+
+def _document(path: str) -> str:
+    """The path itself; of what lies in a folder that is called TASK.md, that folder."""
+    at = path.find("/TASK.md/")
+    return path if at < 0 else path[: at + 8]
 
 
 class _Asked:

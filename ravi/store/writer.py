@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from ravi.core.trailers import Message
 from ravi.errors import Conflict, Deposed, NotFound, Unavailable
@@ -22,8 +23,7 @@ _GROUP = 256  # commits made durable together, at most
 _TRIES = 5  # how often a group is made anew because somebody who does not take our lock moved its ref
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(NamedTuple):
     """What a commit shall say and change. `changes` are as in `Objects.apply`, on top of the tip's tree.
 
     `parents` come after the tip (a merge). `tree`, when given, is taken instead of the tip's tree, before `changes`.
@@ -38,8 +38,7 @@ class Draft:
     empty_ok: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Tip:
+class Tip(NamedTuple):
     """Where a ref stands while a draft is made for it; `commit` is None before the first one."""
 
     commit: str | None

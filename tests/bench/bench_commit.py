@@ -1,6 +1,6 @@
 """P1 and P2: what one durable commit costs, and how many a second, beside git and GitPython in the same run.
 
-    python -m tests.bench.bench_commit [--tasks 1000 10000 100000] [--quick]
+python -m tests.bench.bench_commit [--tasks 1000 10000 100000] [--quick]
 """
 
 import argparse
@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from ravi.core.trailers import Message
@@ -31,7 +32,9 @@ class Bench:
         self.made = made
         dirs = plumbing.find(str(made.root))
         self.objects = Objects(dirs.common_dir)
-        self.writer = Writer(self.objects, Refs(dirs.git_dir, dirs.common_dir), dirs.common_dir, lambda: datetime.now(UTC))
+        self.writer = Writer(
+            self.objects, Refs(dirs.git_dir, dirs.common_dir), dirs.common_dir, lambda: datetime.now(UTC)
+        )
         self.times: list[float] = []
 
     def commit(self, number: int) -> None:
@@ -47,9 +50,16 @@ class Bench:
         def propose(tip: Tip) -> Draft:
             text = tip.read(path)
             assert text is not None
-            return Draft(Message(f"task {number}: edited", "", {"Ravi-Task": f"t{number}"}), {path: text + b"%d\n" % number}, ADA)
+            return Draft(
+                Message(f"task {number}: edited", "", {"Ravi-Task": f"t{number}"}), {path: text + b"%d\n" % number}, ADA
+            )
 
         return propose
+
+    def work(self, share: int, number: int) -> None:
+        """What one of several threads does."""
+        for k in range(share):
+            self.writer.record(self.edit(number * 10_000 + k))
 
     def packs(self) -> int:
         return sum(name.endswith(".pack") for name in os.listdir(self.objects.folder))
@@ -100,18 +110,20 @@ def _latency(benches: dict[int, Bench], commits: int, *, with_rivals: bool) -> N
         _row("GitPython index.add + commit, p50", [_rival(bench, _gitpython_commit) for bench in benches.values()])
     first, *rest = (statistics.median(bench.times) for bench in benches.values())
     for tasks, median in zip(list(benches)[1:], rest, strict=True):
-        print(f"\n{tasks} tasks cost {median / first:.2f} × {next(iter(benches))} tasks.")
+        print(f"\n{tasks} tasks cost {median / first:.2f} times what {next(iter(benches))} tasks cost.")
 
 
 def _throughput(benches: dict[int, Bench], total: int) -> None:
-    print("\n| P2: commits a second, each its own, durable | " + " | ".join(f"{tasks} tasks" for tasks in benches) + " |")
+    print(
+        "\n| P2: commits a second, each its own, durable | " + " | ".join(f"{tasks} tasks" for tasks in benches) + " |"
+    )
     print("|---|" + "---|" * len(benches))
     for threads in (1, 8, 32, 100):
         rates = []
         for bench in benches.values():
             share = max((total if threads > 1 else total // 8) // threads, 1)
             with _timed() as taken:
-                _together(threads, lambda n, bench=bench, share=share: [bench.writer.record(bench.edit(n * 10_000 + k)) for k in range(share)])
+                _together(threads, partial(bench.work, share))
             rates.append(f"{threads * share / taken[0]:.0f}")
         _row(f"{threads} thread{'s' * (threads > 1)}", rates)
 
@@ -125,7 +137,9 @@ def _long(bench: Bench, commits: int) -> None:
         for number in range(start, start + step):
             bench.commit(number)
             most = max(most, bench.packs())
-        print(f"| {start} … {start + step} | {_ms(statistics.median(bench.times))} | {_ms(_p99(bench.times))} | {most} |")
+        print(
+            f"| {start} … {start + step} | {_ms(statistics.median(bench.times))} | {_ms(_p99(bench.times))} | {most} |"
+        )
     size = sum(entry.stat().st_size for entry in os.scandir(bench.objects.folder))
     print(f"\nobjects/pack: {size / (1 << 20):.0f} MiB in {bench.packs()} packs")
 

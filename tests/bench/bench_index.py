@@ -1,6 +1,6 @@
 """The index, measured: made from nothing, opened, moved by one commit, listed and searched, at 1k, 10k and 100k tasks.
 
-    RAVI_BENCH=1 pytest tests/bench/bench_index.py -s        (or: python tests/bench/bench_index.py 1000 10000)
+RAVI_BENCH=1 pytest tests/bench/bench_index.py -s        (or: python tests/bench/bench_index.py 1000 10000)
 """
 
 import gc
@@ -59,7 +59,14 @@ def populate(root: str, count: int, open_share: float, seed: int = 1) -> tuple[s
         folder = f"tasks/{moment[:4]}/{moment[5:7]}/{moment[8:10]}/{id}"
         changes[f"{folder}/TASK.md"] = "\n".join(["---", *keys, "---", "", f"# {title}", "", body, ""]).encode()
         if n % 3 == 0:
-            run = [f"id: {id}.1", f"task: {id}", "agent: alice", "attempt: 1", "status: succeeded", f"started: {moment}"]
+            run = [
+                f"id: {id}.1",
+                f"task: {id}",
+                "agent: alice",
+                "attempt: 1",
+                "status: succeeded",
+                f"started: {moment}",
+            ]
             run += [f"ended: {moment}", "exit: 0", "summary: it is done"]
             changes[f"{folder}/runs/1/RUN.md"] = "\n".join(["---", *run, "---", "", body[:200], ""]).encode()
         ids.append(id)

@@ -115,11 +115,12 @@ def test_no_change_of_one_side_alone_is_ever_lost(
     found = merge_front(_written(base, "b"), _written(ours, "b"), _written(theirs, "b"), prefer)
     b, o, t, merged = (parse(data).front for data in (*(_written(s, "b") for s in (base, ours, theirs)), found.data))
     for key in {*b, *o, *t}:
-        values = [side.get(key, ...) for side in (b, o, t)]
-        if values[1] == values[0]:
-            assert merged.get(key, ...) == values[2]
-        elif values[2] in (values[0], values[1]):
-            assert merged.get(key, ...) == values[1]
+        base_value, our_value, their_value = (
+            side.get(key) for side in (b, o, t)
+        )  # nothing said and no key are the same
+        if our_value == base_value:
+            assert merged.get(key) == their_value
+        elif their_value in (base_value, our_value):
+            assert merged.get(key) == our_value
         elif key in found.conflicts:
-            taken = values[1 if prefer == "ours" else 2]
-            assert merged.get(key) == (None if taken is ... else taken)  # nothing said and no key are the same
+            assert merged.get(key) == (our_value if prefer == "ours" else their_value)

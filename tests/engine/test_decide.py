@@ -13,7 +13,8 @@ from ravi.core.task import Task
 from ravi.core.times import stamp
 from ravi.core.view import Reading
 from ravi.engine.actions import Launch, Settle, Stop, Tell, WakeAt
-from ravi.engine.decide import callback_event, conclude, decide, explain
+from ravi.engine.decide import callback_event, conclude, decide
+from ravi.engine.explain import explain
 from ravi.engine.policy import Actor, given, refusal, retry_at
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)

@@ -15,7 +15,7 @@ WORKER = 'echo "$RAVI_RUN" >> "$LEDGER"; mkdir -p outputs; echo "by $RAVI_RUN" >
 # It hands out two parts, however often it is killed in between, and is woken when both have ended.
 BOSS = (
     'echo "$RAVI_RUN" >> "$LEDGER"\n'
-    'if [ "$(ravi tasks list --all --parent "$RAVI_TASK" --json | grep -c \'"id"\')" -lt 2 ]; then\n'
+    'if [ "$(ravi tasks list --all --parent "$RAVI_TASK" | wc -l)" -lt 2 ]; then\n'
     '  ravi tasks new "part one" -a worker >/dev/null && ravi tasks new "part two" -a worker >/dev/null || exit 9\n'
     "fi\n"
     'mkdir -p outputs; echo "by $RAVI_RUN" > outputs/out.txt\n'

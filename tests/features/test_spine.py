@@ -23,6 +23,21 @@ def test_a_saved_task_comes_back_as_a_commit(workspace):
     assert workspace.git("rev-parse", "main") == workspace.git("rev-parse", "refs/ravi/main")
 
 
+def test_what_is_open_is_found_with_ls(workspace):
+    workspace.agent("writer", "echo fine\n")
+    workspace.task("one", "writer")
+    workspace.task("two", "")
+    workspace.up()
+    made = workspace.json("tasks", "new", "Three", "--id", "three")
+    assert sorted(os.listdir(workspace.root / "open")) == ["three", "two"]
+    assert (workspace.root / "open/three/TASK.md").samefile(workspace.root / made["path"])
+    workspace.run("tasks", "cancel", "three")
+    workspace.write("tasks/two/TASK.md", "---\nid: two\nstatus: open\n---\nMine.\n")
+    workspace.up()
+    assert os.listdir(workspace.root / "open") == ["two"]
+    assert workspace.is_clean()
+
+
 def test_nothing_happens_twice_when_ravi_is_called_twice(workspace):
     workspace.agent("writer", "echo once\n")
     workspace.task("greet", "writer")

@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import workshop
+from workshop import PLAIN, Clock, Store, puts
+
 from ravi.core import document
 from ravi.store.checkout import person
 from ravi.store.ingest import Ingest, Recorded
 from ravi.store.publish import Checkpoint, Published, Publisher
 from ravi.store.refs import MAIN, PUBLISHED
-from workshop import PLAIN, Clock, Store, puts
-
-LONG_AGO = 1_600_000_000  # so that a file counts as lying still
 
 
 @dataclass
@@ -75,7 +74,11 @@ class Desk:
         return self.publisher.publish()
 
     def settle(self) -> Published:
-        """All that a daemon does in one turn: take, publish."""
+        """All that a daemon does in one turn: take, publish; and again when the person had committed something."""
+        done = self._turn()
+        return self._turn() if done.absorbed else done
+
+    def _turn(self) -> Published:
         self.count += 10
         found = self.ingest.look(now=self.count)
         self.count += 10
@@ -104,16 +107,24 @@ class Desk:
 
     def kept(self, text: str) -> bool:
         """True when these very bytes are some file of some commit."""
-        oid = subprocess.run(
-            ["git", "hash-object", "--stdin"], input=text.encode(), capture_output=True, cwd=self.root, check=True
-        ).stdout.strip().decode()
+        oid = (
+            subprocess.run(
+                ["git", "hash-object", "--stdin"], input=text.encode(), capture_output=True, cwd=self.root, check=True
+            )
+            .stdout.strip()
+            .decode()
+        )
         return oid in self.git("rev-list", "--all", "--objects")
 
     def leftovers(self) -> list[str]:
         """Files of ours that should be gone."""
         found = [str(path) for path in self.root.rglob(".ravi-*")]
-        beside = [p.name for p in (self.root / ".git").iterdir() if p.name.startswith("ravi-") or p.name.endswith(".lock")]
-        return found + beside + [p.name for p in (self.root / ".git/ravi").iterdir() if p.name.startswith("publish.json")]
+        beside = [
+            p.name for p in (self.root / ".git").iterdir() if p.name.startswith("ravi-") or p.name.endswith(".lock")
+        ]
+        return (
+            found + beside + [p.name for p in (self.root / ".git/ravi").iterdir() if p.name.startswith("publish.json")]
+        )
 
 
 def opened(root: Path, *, checkpoint: Checkpoint = lambda _: None, durable: bool = False) -> Desk:
@@ -157,6 +168,9 @@ START = {
     "ravi.yaml": "name: test\n",
     NOTE: "one\ntwo\nthree\n",
     "agents/ann/AGENT.md": "---\nrunner: command\n---\nBe kind.\n",
-    TASK: "---\nid: a\ntitle: First # a comment\nstatus: open\nupdated: 2026-11-20T10:00:00.000Z\n---\n\nDo it.\n\nThen rest.\n",
+    TASK: (
+        "---\nid: a\ntitle: First # a comment\nstatus: open\nupdated: 2026-11-20T10:00:00.000Z\n---\n"
+        "\nDo it.\n\nThen rest.\n"
+    ),
     OTHER: "---\nid: b\ntitle: Second\nstatus: open\n---\nAnd that.\n",
 }

@@ -20,9 +20,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
     made.close()
 
 
-def test_a_repository_is_found_from_any_folder_in_it_without_git(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_repository_is_found_from_any_folder_in_it_without_git(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     below = store.root / "tasks" / "2026"
     below.mkdir(parents=True)

@@ -123,7 +123,9 @@ def test_any_changes_leave_what_git_would_have_left(store, seed):
         assert staged(store) == dict(sorted(there.items()))
         # a cached tree that was left and is stale would be written here
         lines = store.git("ls-tree", "-r", "-z", store.git("write-tree")).split("\0")
-        assert {line.partition("\t")[2]: line.split()[2][:40] for line in lines if line} == {p: e[0] for p, e in there.items()}
+        assert {line.partition("\t")[2]: line.split()[2][:40] for line in lines if line} == {
+            p: e[0] for p, e in there.items()
+        }
 
 
 EMPTY = "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
@@ -165,7 +167,9 @@ def test_versions_that_a_merge_left_are_seen_and_stay(store):
     store.git("switch", "-q", "main")
     (store.root / "f").write_text("main\n")
     store.git("commit", "-qam", "main")
-    subprocess.run(["git", "merge", "-q", "side"], cwd=store.root, env=os.environ | PLAIN, check=False, capture_output=True)
+    subprocess.run(
+        ["git", "merge", "-q", "side"], cwd=store.root, env=os.environ | PLAIN, check=False, capture_output=True
+    )
     with GitIndex.read(store.dirs) as index:
         assert index.entry("f").stage == 1
         assert index.entry("g").stage == 0
@@ -265,7 +269,9 @@ def test_a_large_index_is_searched_and_changed_fast(store):
     with GitIndex.read(store.dirs) as index:
         assert index.entry(paths[777]) is not None
         looked_up = time.perf_counter() - start
-        index.updated({paths[5]: Update(TreeEntry(FILE, EMPTY)), "tasks/2026/12/29/new/TASK.md": Update(TreeEntry(FILE, EMPTY))})
+        index.updated(
+            {paths[5]: Update(TreeEntry(FILE, EMPTY)), "tasks/2026/12/29/new/TASK.md": Update(TreeEntry(FILE, EMPTY))}
+        )
         changed = time.perf_counter() - start - looked_up
         assert sum(1 for _ in index.entries()) == len(paths)
     assert looked_up < 0.05  # 1 ms on a quiet machine

@@ -1,5 +1,6 @@
 """Lanes: what a run gets, that its git is its own, and what may come back."""
 
+import errno
 import os
 import socket
 import stat
@@ -478,3 +479,29 @@ def test_fifty_lanes_do_not_disturb_each_other(make: Callable[..., Lane], lanes:
     for n, lane in enumerate(many):
         assert lanes.collect(lane, only_outputs).changes == {f"{TASK}/outputs/draft.md": f"by {n}\n".encode()}
     assert git("status", "--porcelain", cwd=workspace) == ""
+
+
+@pytest.mark.fault
+def test_a_lane_is_made_whole_or_not_at_all(
+    make: Callable[..., Lane], lanes: Lanes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_new, left = lanes_module._write_new, 0
+
+    def fail_in_time(path: str, data: bytes, mode: int = 0o666) -> os.stat_result:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        return write_new(path, data, mode)
+
+    monkeypatch.setattr(lanes_module, "_write_new", fail_in_time)
+    for nth in range(100):
+        left = nth
+        try:
+            lane = make()
+        except OSError:
+            assert lanes.leftover() == ()
+        else:
+            break
+    assert nth > 10
+    assert git("status", "--porcelain", cwd=lane.path) == ""

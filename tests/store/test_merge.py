@@ -11,7 +11,20 @@ from ravi.core import document
 from ravi.store.merge import merge_blobs, merge_trees
 from ravi.store.objects import EXECUTABLE, FILE, LINK, Change, TreeEntry
 
-BASE = b"---\n# who\nid: a\nstatus: open # now\nlabels: [x]\nupdated: 2026-01-01T00:00:00.000Z\n---\n\nOne.\n\nTwo.\n\nThree.\n"
+BASE = b"""---
+# who
+id: a
+status: open # now
+labels: [x]
+updated: 2026-01-01T00:00:00.000Z
+---
+
+One.
+
+Two.
+
+Three.
+"""
 
 
 def doc(*changes: tuple[bytes, bytes]) -> bytes:
@@ -29,7 +42,12 @@ def doc(*changes: tuple[bytes, bytes]) -> bytes:
         ([], [(b"Two", b"2")], [(b"Two", b"2")], ()),
         ([(b"Two", b"2")], [], [(b"Two", b"2")], ()),
         # neighbouring keys, which by line would be a conflict
-        ([(b"open # now", b"done # now")], [(b"[x]", b"[x, y]")], [(b"open # now", b"done # now"), (b"[x]", b"[x, y]")], ()),
+        (
+            [(b"open # now", b"done # now")],
+            [(b"[x]", b"[x, y]")],
+            [(b"open # now", b"done # now"), (b"[x]", b"[x, y]")],
+            (),
+        ),
         # front matter and body
         ([(b"open # now", b"done # now")], [(b"Two", b"2")], [(b"open # now", b"done # now"), (b"Two", b"2")], ()),
         # the same on both sides
@@ -47,7 +65,12 @@ def doc(*changes: tuple[bytes, bytes]) -> bytes:
         ([(b"open", b"done")], [(b"open", b"failed")], [(b"open", b"failed")], ("status",)),
         # one line, two texts
         ([(b"Two", b"ours")], [(b"Two", b"theirs")], [(b"Two", b"theirs")], ("body",)),
-        ([(b"Two", b"ours"), (b"id: a", b"id: b")], [(b"Two", b"theirs")], [(b"Two", b"theirs"), (b"id: a", b"id: b")], ("body",)),
+        (
+            [(b"Two", b"ours"), (b"id: a", b"id: b")],
+            [(b"Two", b"theirs")],
+            [(b"Two", b"theirs"), (b"id: a", b"id: b")],
+            ("body",),
+        ),
     ],
 )
 def test_a_document_is_merged_by_key_and_by_line(ours, theirs, merged, conflicts):
@@ -91,8 +114,12 @@ def test_logs_keep_what_both_added():
     assert set(result.data.split()) == {b"a", b"ours", b"theirs"}
 
 
-LINES = st.lists(st.sampled_from([b"a", b"b", b"c", b"", b"# d"]), max_size=6).map(lambda x: b"".join(i + b"\n" for i in x))
-FRONTS = st.dictionaries(st.sampled_from(["status", "title", "labels", "due"]), st.sampled_from(["x", "y", "z"]), max_size=3)
+LINES = st.lists(st.sampled_from([b"a", b"b", b"c", b"", b"# d"]), max_size=6).map(
+    lambda x: b"".join(i + b"\n" for i in x)
+)
+FRONTS = st.dictionaries(
+    st.sampled_from(["status", "title", "labels", "due"]), st.sampled_from(["x", "y", "z"]), max_size=3
+)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -156,8 +183,14 @@ def test_a_moved_file_takes_our_change_along(store):
 
 def test_a_file_and_a_folder_in_one_place_are_a_conflict(store):
     base = {"z": b"\n"}
-    assert merged(store, base, {**base, "a": b"o"}, {**base, "a/b": b"t"}) == ({"a/b": b"t", "z": b"\n"}, {("a", "replaced")})
-    assert merged(store, base, {**base, "a/b": b"o"}, {**base, "a": b"t"}) == ({"a": b"t", "z": b"\n"}, {("a", "replaced"), ("a/b", "replaced")})
+    assert merged(store, base, {**base, "a": b"o"}, {**base, "a/b": b"t"}) == (
+        {"a/b": b"t", "z": b"\n"},
+        {("a", "replaced")},
+    )
+    assert merged(store, base, {**base, "a/b": b"o"}, {**base, "a": b"t"}) == (
+        {"a": b"t", "z": b"\n"},
+        {("a", "replaced"), ("a/b", "replaced")},
+    )
     assert merged(store, base, {**base, "a": b"o"}, {**base, "a/b": b"t"}, "ours")[0] == {**base, "a": b"o"}
 
 

@@ -92,7 +92,9 @@ def test_the_pack_is_one_that_git_verifies(store: Store) -> None:
 def test_a_pack_is_as_readable_as_the_repository(store: Store) -> None:
     os.chmod(store.root / ".git" / "HEAD", 0o660)
     store.write("a.md", b"a\n")
-    assert {os.stat(os.path.join(store.objects.folder, name)).st_mode & 0o777 for name in os.listdir(store.objects.folder)} == {0o440}
+    assert {
+        os.stat(os.path.join(store.objects.folder, name)).st_mode & 0o777 for name in os.listdir(store.objects.folder)
+    } == {0o440}
     assert os.stat(store.root / ".git" / "refs" / "ravi" / "main").st_mode & 0o777 == 0o660
 
 
@@ -151,11 +153,27 @@ def test_the_tree_of_a_commit_may_be_asked_for_by_the_commit(store: Store) -> No
 # -- names
 
 
-NAMES = ["a", "a.b", "a-b", "a0", "ab", "A", "é", "e\u0301", "z z", "tab\there", "nl\nhere", "\udcff\udcfe", "'", '"', "..."]
+NAMES = [
+    "a",
+    "a.b",
+    "a-b",
+    "a0",
+    "ab",
+    "A",
+    "é",
+    "e\u0301",
+    "z z",
+    "tab\there",
+    "nl\nhere",
+    "\udcff\udcfe",
+    "'",
+    '"',
+    "...",
+]
 
 
 def test_git_finds_every_name_in_its_order(store: Store) -> None:
-    changes = {name: b"file" for name in NAMES} | {f"{name}0/{other}": b"x" for name in NAMES for other in NAMES}
+    changes = dict.fromkeys(NAMES, b"file") | {f"{name}0/{other}": b"x" for name in NAMES for other in NAMES}
     del changes["a0"]
     oid = store.objects.apply(None, changes)
     store.objects.flush()
@@ -190,7 +208,9 @@ def test_a_path_that_is_no_text_is_refused(shared: Store) -> None:
 
 def test_a_file_keeps_its_mode_when_its_text_changes(shared: Store) -> None:
     objects = shared.objects
-    tree = objects.apply(None, {"run.sh": TreeEntry(EXECUTABLE, objects.put_blob(b"1")), "to": TreeEntry(LINK, objects.put_blob(b"x"))})
+    tree = objects.apply(
+        None, {"run.sh": TreeEntry(EXECUTABLE, objects.put_blob(b"1")), "to": TreeEntry(LINK, objects.put_blob(b"x"))}
+    )
     tree = objects.apply(tree, {"run.sh": b"2", "to": b"text now"})
     assert {path: entry.mode for path, entry in objects.walk(tree)} == {"run.sh": EXECUTABLE, "to": FILE}
 
@@ -250,7 +270,9 @@ def test_an_entry_that_names_nothing_or_the_wrong_kind_is_refused(shared: Store)
 
 def test_a_tree_of_an_old_tool_is_read_and_mended_where_it_changes(store: Store) -> None:
     blob = store.objects.put_blob(b"x")
-    raw = b"".join(mode + b" " + name + b"\0" + bytes.fromhex(blob) for mode, name in ((b"100664", b"a"), (b"100644", b"b")))
+    raw = b"".join(
+        mode + b" " + name + b"\0" + bytes.fromhex(blob) for mode, name in ((b"100664", b"a"), (b"100644", b"b"))
+    )
     store.objects.flush()
     old = store.git("hash-object", "-t", "tree", "-w", "--stdin", "--literally", input=raw)
     assert store.objects.entry(old, "a") == TreeEntry(0o100664, blob)
@@ -272,9 +294,7 @@ def _model(files: Mapping[str, bytes], changes: Mapping[str, bytes | None]) -> d
     gone = [path for path, data in changes.items() if data is None]
     made = {path: data for path, data in changes.items() if data is not None}
     left = {
-        path: data
-        for path, data in files.items()
-        if not any(path == one or path.startswith(one + "/") for one in gone)
+        path: data for path, data in files.items() if not any(path == one or path.startswith(one + "/") for one in gone)
     } | made
     is_mixed = any(other.startswith(path + "/") for path in left for other in left)
     return None if is_mixed else left
@@ -326,9 +346,15 @@ def test_an_oid_that_looks_like_an_entry_does_not_confuse_the_splice(store: Stor
     module = b"100644 a\0" + b"\x11" * 11  # twenty bytes, as a submodule's commit could be by chance
     oid = module.hex()
     tail = TreeEntry(SUBMODULE, ("11" * 9 + "20" * 11))
-    tree = store.objects.put_tree({"0": TreeEntry(SUBMODULE, oid), "a": TreeEntry(FILE, store.objects.put_blob(b"1")), "b": tail})
+    tree = store.objects.put_tree(
+        {"0": TreeEntry(SUBMODULE, oid), "a": TreeEntry(FILE, store.objects.put_blob(b"1")), "b": tail}
+    )
     tree = store.objects.apply(tree, {"a": b"2", "00": b"3", "b": None})
-    assert {name: entry.mode for name, entry in store.objects.tree(tree).items()} == {"0": SUBMODULE, "00": FILE, "a": FILE}
+    assert {name: entry.mode for name, entry in store.objects.tree(tree).items()} == {
+        "0": SUBMODULE,
+        "00": FILE,
+        "a": FILE,
+    }
     assert store.objects.tree(tree)["0"].oid == oid
 
 
@@ -379,18 +405,22 @@ def test_commits_of_any_age_are_read() -> None:
 
 def test_a_batch_that_fails_takes_back_what_only_it_has_put(store: Store) -> None:
     objects = store.objects
-    mine = objects.put_blob(b"before")
-    with pytest.raises(RuntimeError), objects.batch():
-        objects.put_blob(b"before")
-        both = objects.put_blob(b"both")
-        lost = objects.put_blob(b"lost")
-        other = threading.Thread(target=objects.put_blob, args=(b"both",))
-        other.start()
-        other.join()
-        raise RuntimeError
-    assert [objects.kind(oid) for oid in (mine, both, lost)] == ["blob", "blob", None]
+    mine, put = objects.put_blob(b"before"), list[str]()
+
+    def work() -> None:
+        with objects.batch():
+            put.extend(objects.put_blob(data) for data in (b"before", b"both", b"lost"))
+            other = threading.Thread(target=objects.put_blob, args=(b"both",))
+            other.start()
+            other.join()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        work()
+    assert put[0] == mine
+    assert [objects.kind(oid) for oid in put] == ["blob", "blob", None]
     objects.flush()
-    assert store.again().objects.blob(both) == b"both"
+    assert store.again().objects.blob(put[1]) == b"both"
 
 
 def test_a_flush_that_fails_leaves_nothing_on_disk_and_everything_pending(store: Store) -> None:
@@ -506,7 +536,9 @@ def test_packs_with_deltas_marks_or_an_index_over_many_are_left_alone(store: Sto
     for n in range(3):
         store.write("big.txt", text + b"%d" % n)
     store.git("repack", "-adq")
-    assert "chain length" in store.git("verify-pack", "-v", *(os.path.join(store.objects.folder, name) for name in _packs(store)))
+    assert "chain length" in store.git(
+        "verify-pack", "-v", *(os.path.join(store.objects.folder, name) for name in _packs(store))
+    )
     deltas = _packs(store)
     _small_packs(store, 3)
     kept = [name for name in _packs(store) if name not in deltas][:2]
@@ -608,7 +640,9 @@ def test_commits_go_on_and_are_all_there_while_git_cleans_up(store: Store, work:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as writing:
         rounds = 0
         while writing.poll() is None:
-            done = subprocess.run(["git", *work], cwd=store.root, capture_output=True, env=os.environ | PLAIN, check=False)
+            done = subprocess.run(
+                ["git", *work], cwd=store.root, capture_output=True, env=os.environ | PLAIN, check=False
+            )
             rounds += done.returncode == 0
         assert writing.stdout is not None
         assert writing.stderr is not None

@@ -61,7 +61,12 @@ def test_reading_a_ref_is_one_open(store: Store, oids: list[str], monkeypatch: p
     store.refs.create("refs/ravi/main", oids[0])
     opened: list[str] = []
     real = os.open
-    monkeypatch.setattr(os, "open", lambda path, *rest, **more: (opened.append(path), real(path, *rest, **more))[1])
+
+    def noted(path: str, flags: int) -> int:
+        opened.append(path)
+        return real(path, flags)
+
+    monkeypatch.setattr(os, "open", noted)
     assert store.refs.read("refs/ravi/main") == oids[0]
     assert opened == [os.path.join(store.dirs.common_dir, "refs/ravi/main")]
 
@@ -188,7 +193,9 @@ def test_a_symbolic_ref_is_followed_when_written(store: Store, oids: list[str]) 
 def test_a_reflog_that_is_kept_gets_its_line(store: Store, oids: list[str]) -> None:
     store.git("commit", "--quiet", "--allow-empty", "-m", "first")
     old = store.refs.read("refs/heads/main")
-    store.refs.swap("refs/heads/main", oids[0], old, log="ravi <ravi@agents.invalid> 1700000000 +0000\tpublish: two\nlines")
+    store.refs.swap(
+        "refs/heads/main", oids[0], old, log="ravi <ravi@agents.invalid> 1700000000 +0000\tpublish: two\nlines"
+    )
     for name in ("main", "HEAD"):
         assert store.git("reflog", "-1", "--format=%gs %H", name) == f"publish: two lines {oids[0]}"
     assert store.git("rev-parse", "main@{1}") == old

@@ -38,7 +38,9 @@ def _subjects(store: Store, ref: str = MAIN) -> list[str]:
 
 def test_a_draft_becomes_a_commit_with_its_author_and_trailers(store: Store) -> None:
     message = Message("task login-7f3k2a: open", "", {"Ravi-Task": "login-7f3k2a", "Ravi-Event": "4033f993b0be"})
-    oid = store.writer.record(lambda tip: Draft(message, {"tasks/2026/11/20/login-7f3k2a/TASK.md": b"# Log in\n"}, AUTHOR))
+    oid = store.writer.record(
+        lambda tip: Draft(message, {"tasks/2026/11/20/login-7f3k2a/TASK.md": b"# Log in\n"}, AUTHOR)
+    )
     assert store.git("rev-parse", "refs/ravi/main") == oid
     assert store.git("log", "--format=%an <%ae> %at / %cn <%ce> %ct%n%B", MAIN).split("\n") == [
         "Ada <ada@example.org> 1700000000 / ravi <ravi@agents.invalid> 1795170153",
@@ -306,7 +308,11 @@ def test_counters_raised_by_many_threads_are_not_lost(store: Store) -> None:
     def up(tip: Tip) -> Draft:
         return Draft(Message("up"), {"count": b"%d" % (int(tip.read("count") or 0) + 1)}, AUTHOR)
 
-    assert not _together(8, lambda n: [store.writer.record(up) for _ in range(25)] and None)
+    def work(n: int) -> None:
+        for _ in range(25):
+            store.writer.record(up)
+
+    assert not _together(8, work)
     tip = store.refs.read(MAIN)
     assert tip is not None
     assert store.objects.read(tip, "count") == b"200"
@@ -525,7 +531,7 @@ _FAULTS = [
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize(("call", "fault", "last"), _FAULTS, ids=lambda value: str(value))
+@pytest.mark.parametrize(("call", "fault", "last"), _FAULTS, ids=str)
 def test_a_fault_at_any_system_call_leaves_the_old_or_the_new(store: Store, call: str, fault: str, last: int) -> None:
     """The n-th call fails, or kills, for every n: no half commit, no lost ref, and the next commit works."""
     if not _can_trace():

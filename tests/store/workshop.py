@@ -28,7 +28,9 @@ TRACE = ["strace", "-qq", "-o", os.devnull]  # our own process alone: a pipe to 
 
 def shell(*args: str, cwd: Path | str, input: bytes | None = None) -> str:
     """What `git ARGS` prints, run as a person would."""
-    done = subprocess.run(["git", *args], cwd=cwd, input=input, capture_output=True, env=os.environ | PLAIN, check=False)
+    done = subprocess.run(
+        ["git", *args], cwd=cwd, input=input, capture_output=True, env=os.environ | PLAIN, check=False
+    )
     assert done.returncode == 0, (args, done.stderr.decode())
     return done.stdout.decode("utf-8", "surrogateescape").rstrip("\n")
 
@@ -108,7 +110,12 @@ def puts(path: str, data: bytes | None, subject: str = "") -> Propose:
 
 def python(code: str, *args: object) -> list[str]:
     """The words that run `code` in another process."""
-    return [sys.executable, "-c", "import sys; sys.path[:0] = [%r]\n" % os.path.dirname(__file__) + code, *map(str, args)]
+    return [
+        sys.executable,
+        "-c",
+        f"import sys; sys.path[:0] = [{os.path.dirname(__file__)!r}]\n{code}",
+        *map(str, args),
+    ]
 
 
 def times(smoke: int, full: int) -> int:
