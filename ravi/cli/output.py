@@ -30,6 +30,7 @@ class Output:
         if self.as_json:
             self.write(json.dumps(value, ensure_ascii=False))
         else:
+            value = _clean(value)
             self.write(text(value) if text else str(value))
 
     def write(self, text: str) -> None:
@@ -76,10 +77,10 @@ class Output:
 
     def table(self, rows: Iterable[Sequence[str]], headings: Sequence[str] = ()) -> str:
         """Columns as wide as they need to be; the last one is left as long as it is."""
-        cells = [[plain(cell) for cell in row] for row in rows]
+        cells = list(rows)
         if not cells:
             return ""
-        head = [list(headings)] if headings else []
+        head = [headings] if headings else []
         *columns, _ = zip(*head, *cells, strict=True)
         widths = [max(map(len, column)) for column in columns]
         if not self.coloured:
@@ -89,6 +90,15 @@ class Output:
         for *first, last in cells:
             lines.append("  ".join([*map(self.status, first, widths), last]).rstrip())
         return "\n".join(lines)
+
+
+def _clean(value: Any) -> Any:
+    """A result whose texts are plain: what is stored must not drive the terminal."""
+    if isinstance(value, str):
+        return plain(value)
+    if isinstance(value, dict):
+        return {key: _clean(item) for key, item in value.items()}
+    return [_clean(item) for item in value] if isinstance(value, list) else value
 
 
 def plain(text: str) -> str:

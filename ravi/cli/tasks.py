@@ -104,7 +104,8 @@ def list_(face: Face, /, all_: bool = False, **wanted: Any) -> None:  # noqa: FB
     if face.output.as_json:
         face.output.write(porcelain.listing_json(face.app, all=all_, **wanted))
     else:
-        face.output.write(_rows(face, porcelain.listing(face.app, all=all_, **wanted, fields=SHOWN)))
+        rows = porcelain.listing(face.app, all=all_, **wanted, fields=SHOWN)
+        face.output.show(rows, lambda rows: _rows(face, rows))
 
 
 @tasks.command()

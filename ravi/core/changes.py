@@ -65,7 +65,7 @@ def message_of(event: Event) -> Message:
     told = {k: v for k, v in asdict(event).items() if k != "commit" and v not in ("", {}, 0)}
     return Message(
         f"event {event.id}: {event.type} {event.subject}",
-        json.dumps(told, ensure_ascii=False, sort_keys=True),
+        json.dumps(told, sort_keys=True),
         {"Ravi-Event": event.id, "Ravi-Depth": str(event.depth)},
     )
 

@@ -45,7 +45,7 @@ _PASSED_ON = (
     "TMPDIR",
     "SHELL",
 )  # nothing else is inherited
-_SUMMARY = 500  # characters of an agent's last line that become the summary
+_LINE = 500  # characters of an agent's words, or of a reason, that become one line of front matter
 
 Ended = Callable[[str, runner.Result], None]
 
@@ -315,13 +315,13 @@ class Performer:
         return replace(
             said,
             status=status,
-            reason=reason,
+            reason=_line(reason),
             exit=result.exit,
             ended=stamp(self.now()),
             usage=result.usage,
             text=result.text,
-            progress=str(note.get("progress") or said.progress),
-            summary=said.summary or _summary(result.text),
+            progress=_line(str(note.get("progress") or said.progress)),
+            summary=said.summary or _line(_last(result.text)),
         )
 
     def _concluded(self, task: Task, run: Run, view: Reading) -> Run:
@@ -536,10 +536,15 @@ def _cost(run: Run) -> str:
     return json.dumps(dict(run.usage), sort_keys=True) if run.usage else ""
 
 
-def _summary(text: str) -> str:
+def _last(text: str) -> str:
     """The last line that an agent said."""
-    last = next((line for line in reversed(text.splitlines()) if line.strip()), "")
-    return " ".join(last.split())[:_SUMMARY]
+    return next((line for line in reversed(text.splitlines()) if line.strip()), "")
+
+
+def _line(text: str) -> str:
+    """Text as it may stand in front matter: one line, and not a long one."""
+    line = " ".join(text.split())
+    return line if len(line) <= _LINE else line[: _LINE - 1] + "…"
 
 
 def _resolved(word: str, folder: Path) -> str:

@@ -52,7 +52,7 @@ def schema(name: str) -> Any:
     }
     known["ravi.yaml"] = "workspace"
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
+        near = difflib.get_close_matches(name, schemas.KINDS, 1)
         raise NotFound(
             f"no schema `{name}`",
             hint=f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(sorted(schemas.KINDS))}",

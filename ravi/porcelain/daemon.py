@@ -88,7 +88,9 @@ def status(app: App) -> dict[str, Any]:
         known = {row["path"] for row in problems}
         noted = repository.notes.read().items()
         problems += [
-            {"path": path, "line": 0, "key": "", "message": text, "severity": "error"} for path, text in noted if path not in known
+            {"path": path, "line": 0, "key": "", "message": text, "severity": "error"}
+            for path, text in noted
+            if path not in known
         ]
     holder = Leader(repository.dirs.common_dir).holder()
     return {

@@ -18,6 +18,8 @@ from ravi.porcelain.tasks import file_of, find
 from ravi.store.repository import Reading
 from ravi.store.writer import Draft, Tip
 
+_LONGEST = 8000  # characters of a summary or a blocker: it lies in front matter, where people read it
+
 
 def new(
     app: App,
@@ -141,6 +143,8 @@ def retry(app: App, id: str) -> dict[str, Any]:
 
 
 def _close(app: App, id: str, status: str, text: str) -> dict[str, Any]:
+    if len(text) > _LONGEST:
+        raise UsageError(f"{len(text)} characters are too many for a summary", hint="put them into a comment or a file")
     with app.view() as view:
         task = find(view, id)
         app.permit(f"tasks.{'done' if status == tasks.DONE else 'block'}", task, view)

@@ -67,7 +67,10 @@ def write_new(path: str, data: bytes, mode: int = 0o666) -> None:
 
 
 def make_folders(path: str) -> None:
-    """`path` and the folders above it, each one's name synced; nothing to do when it is there."""
+    """`path` and the folders above it, each one's name synced; nothing to do when it is there.
+
+    Somebody may remove them as fast (git does, when they are empty): then FileNotFoundError.
+    """
     if os.path.isdir(path):
         return
     above = os.path.dirname(path)

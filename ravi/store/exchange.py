@@ -31,6 +31,7 @@ class Lying(NamedTuple):
     mode: int
     data: bytes
     stat: os.stat_result
+    is_open: bool = False  # somebody has it open to write; only where that was asked, and the system can say
 
     @property
     def entry(self) -> TreeEntry:
@@ -127,7 +128,7 @@ class Folders:
         return fd
 
 
-def look(folder: int, name: str, limit: int | None = None) -> Lying | None:
+def look(folder: int, name: str, limit: int | None = None, *, asks_who_writes: bool = False) -> Lying | None:
     """What lies at `name` in an open folder; None when nothing does. Links are read, not followed.
 
     A file of more than `limit` bytes comes without its bytes. A file that cannot be read raises PermissionError.
@@ -148,7 +149,8 @@ def look(folder: int, name: str, limit: int | None = None) -> Lying | None:
             return Lying(0, b"", said)
         raise
     try:
-        return _read(fd, limit)
+        is_open = asks_who_writes and is_being_written(fd) is True
+        return _read(fd, limit)._replace(is_open=is_open)
     finally:
         os.close(fd)
 

@@ -42,6 +42,7 @@ _ADDED = {
     "LC_ALL": "C",
 }
 _MISSING_GIT = ("git is not found on PATH", "install git 2.38 or newer")
+_LOOKS = 3  # git lists the packs once more on a miss; one that is replaced twice meanwhile it can overlook
 _CHUNK = 64  # requests in flight: fewer bytes than the smallest pipe takes, so that neither side waits for ever
 
 
@@ -179,18 +180,11 @@ class CatFile:
 
     def contents(self, oids: Sequence[str]) -> list[tuple[str, bytes] | None]:
         """Kind and bytes of each object, None for one that the repository does not have."""
-        found: list[tuple[str, bytes] | None] = []
-        for start in range(0, len(oids), _CHUNK):
-            found += self._asked("contents", oids[start : start + _CHUNK])
-        return found
+        return self._all("contents", oids)
 
     def sizes(self, oids: Sequence[str]) -> list[tuple[str, int] | None]:
         """Kind and size of each object, without its bytes."""
-        found: list[tuple[str, int] | None] = []
-        for start in range(0, len(oids), _CHUNK):
-            answers = self._asked("info", oids[start : start + _CHUNK])
-            found += [answer and (answer[0], int(answer[1])) for answer in answers]
-        return found
+        return [answer and (answer[0], int(answer[1])) for answer in self._all("info", oids)]
 
     def close(self) -> None:
         """End it. The next question starts a new one."""
@@ -202,6 +196,19 @@ class CatFile:
         if pid:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
+
+    def _all(self, command: str, oids: Sequence[str]) -> list[tuple[str, bytes] | None]:
+        found: list[tuple[str, bytes] | None] = []
+        for start in range(0, len(oids), _CHUNK):
+            found += self._asked(command, oids[start : start + _CHUNK])
+        for _ in range(_LOOKS):
+            missing = [n for n, answer in enumerate(found) if answer is None]
+            if not missing:
+                break
+            again = self._asked(command, [oids[n] for n in missing[:_CHUNK]])
+            for n, answer in zip(missing, again, strict=False):
+                found[n] = answer
+        return found
 
     def _asked(self, command: str, oids: Sequence[str]) -> list[tuple[str, bytes] | None]:
         request = "".join(f"{command} {oid}\n" for oid in oids).encode() + b"flush\n"

@@ -26,6 +26,8 @@ from ravi.store.scan import FOLDERS, Found, Scan, is_known
 from ravi.store.writer import Draft, Tip
 
 _GONE_FOR = 1.0  # seconds for which a file has to be missing, however small `quiet` is: editors save by renaming
+_OPEN_FOR = 10.0  # seconds for which whoever has a file open to write is waited for
+_OPEN_AGAIN = 0.05
 _SOME = 20  # missing files up to which nobody is asked whether it is meant
 _MANY = 64  # tasks changed at once, from which on they become one commit
 _BACK = 200  # versions of a file among which that of a stale editor is looked for
@@ -166,6 +168,8 @@ class Ingest:
         if seen is None or seen.entry != one.entry:
             seen = self._seen[one.path] = _Seen(one.entry, now)
         wait = quiet if one.entry else max(quiet, _GONE_FOR)
+        if one.is_open and now < seen.since + _OPEN_FOR:
+            return now + max(wait, _OPEN_AGAIN)
         age = wall - one.touched if one.touched else math.inf
         if not math.isinf(age) and age >= 2 * wait:  # whoever looks only once must go by the wall clock
             return now

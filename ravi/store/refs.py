@@ -100,7 +100,7 @@ class Refs:
                 if name not in self._read_packed():
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(lock.path)
-                    sync_folder(os.path.dirname(lock.path))
+                    self._sync_name(lock.path)
                     return
         # git rewrites packed-refs; with our lock out of its way it compares once more
         done = call([*_DURABLE, f"--git-dir={self.git_dir}", "update-ref", "--no-deref", "-d", name, old], os.sep)
@@ -125,9 +125,21 @@ class Refs:
             sync(lock.fd)
             lock.move()
             os.fchmod(lock.fd, os.stat(os.path.join(self.git_dir, "HEAD")).st_mode & 0o666)  # the mark goes last
-            sync_folder(os.path.dirname(lock.path))
+            self._sync_name(lock.path)
         if log:
             self._append_log(name, old, new, log)
+
+    def _sync_name(self, path: str) -> None:
+        try:
+            sync_folder(os.path.dirname(path))
+        except FileNotFoundError:  # `git pack-refs` has moved it on already; what git wrote it may not have synced
+            with contextlib.suppress(FileNotFoundError):
+                fd = os.open(os.path.join(self.common_dir, "packed-refs"), os.O_RDONLY)
+                try:
+                    sync(fd)
+                finally:
+                    os.close(fd)
+            sync_folder(self.common_dir)
 
     def _expect(self, name: str, old: str | None) -> None:
         now = self.read(name)
@@ -282,7 +294,8 @@ class _LockFile:
             try:
                 fd = os.open(self._lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o744)
             except FileNotFoundError:  # git removes folders that deleted refs leave empty
-                make_folders(os.path.dirname(self._lock))
+                with contextlib.suppress(FileNotFoundError):  # as fast as we make them
+                    make_folders(os.path.dirname(self._lock))
                 continue
             except NotADirectoryError as fault:
                 raise Conflict(f"{self.path}: a ref lies where a folder is needed") from fault

@@ -41,6 +41,7 @@ class Found:
     base: TreeEntry | None  # what was published
     touched: float = 0.0  # when it was changed last, by the wall clock; 0.0 when nobody can say
     is_staged: bool = False  # the person has staged it, so it is theirs to commit
+    is_open: bool = False  # somebody is writing to it
     problem: str = ""
     data: bytes | None = field(default=None, repr=False, compare=False)  # only where it was asked for
 
@@ -135,7 +136,7 @@ class Scan:
         base = self._entry(self._published, path)
         if not is_known(path) or (base is None and is_leftover(path)) or (base and base.mode in (FOLDER, SUBMODULE)):
             return None
-        lying = self._lying(path)
+        lying = self._lying(path, asks_who_writes=with_data)
         if isinstance(lying, str):
             if lying == "" or (base and base.mode == LINK and self._is_same_link(path, base)):
                 return None
@@ -147,7 +148,8 @@ class Scan:
             return None
         said = lying.stat
         touched = max(said.st_mtime_ns, said.st_ctime_ns) / 1e9
-        return self._judged(Found(path, entry, base, touched, data=lying.data if with_data else None))
+        data = lying.data if with_data else None
+        return self._judged(Found(path, entry, base, touched, is_open=lying.is_open, data=data))
 
     def missing(self, folder: str) -> tuple[int, int]:
         """How many of the files below a known folder are missing, and how many git knows of."""
@@ -159,7 +161,7 @@ class Scan:
     def _entry(self, tree: str | None, path: str) -> TreeEntry | None:
         return self._objects.entry(tree, path) if tree else None
 
-    def _lying(self, path: str) -> Lying | str | None:
+    def _lying(self, path: str, *, asks_who_writes: bool = False) -> Lying | str | None:
         """The file at `path`; None when there is none, "" for a folder, or why it cannot be taken."""
         try:
             check_path(path)
@@ -167,7 +169,7 @@ class Scan:
         except (Malformed, UnicodeEncodeError):
             return "its name cannot be in a commit; rename it"
         try:
-            found = exchange.look(*self._folders.at(path), limit=LIMIT)
+            found = exchange.look(*self._folders.at(path), LIMIT, asks_who_writes=asks_who_writes)
         except FileNotFoundError:
             return None
         except NotADirectoryError:

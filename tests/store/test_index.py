@@ -1154,7 +1154,7 @@ def test_a_disk_without_room_is_said_and_forgotten_when_there_is_room(line: Line
 def test_a_place_that_cannot_be_written_is_said(line: Line) -> None:
     line.commit({at("a"): task("a")})
     (line.root / ".ravi").write_text("a file where the folder should be")
-    with pytest.raises(Unavailable, match="ravi: File exists"):
+    with pytest.raises(Unavailable, match="index.sqlite: File exists"):
         line.index.catch_up(line.tip)
 
 
