@@ -14,10 +14,10 @@ from ravi.store.repository import Reading, Repository
 
 if TYPE_CHECKING:  # a list needs none of these
     from ravi.config import Settings
+    from ravi.core.actor import Actor
     from ravi.core.run import Run
     from ravi.core.task import Task
     from ravi.core.view import View
-    from ravi.engine.policy import Actor
     from ravi.store.objects import Signature
 
 SETTINGS = "ravi.yaml"
@@ -75,7 +75,7 @@ class App:
     @cached_property
     def actor(self) -> "Actor":
         """Who asks, by name."""
-        from ravi.engine.policy import Actor
+        from ravi.core.actor import Actor
 
         if self.run is not None:
             return Actor(self.run.agent, f"{self.run.agent}@agents.invalid", self.run)

@@ -6,8 +6,8 @@ changes the lines it means to, `render` writes a document of ravi's own, `merge_
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ravi.core import spelling
@@ -32,13 +32,12 @@ class Conflicted(Malformed):
     code = "conflicted"
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(NamedTuple):
     """One file, read. Values are text, whole numbers, flags, None, lists and mappings; see `core.front` for which."""
 
     front: Mapping[str, Any]
     body: str = ""
-    lines: Mapping[str, int] = field(default_factory=dict)  # where each key stands in the file
+    lines: Mapping[str, int] = MappingProxyType({})  # where each key stands in the file
     body_line: int = 1  # where the body begins in the file
 
 

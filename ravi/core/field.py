@@ -34,8 +34,7 @@ class FieldError(ValueError):
     """A value that its field does not take: what is wrong, and what would be right."""
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(NamedTuple):
     """One key of a document: its name, what kind of value it takes, and one sentence for people."""
 
     name: str

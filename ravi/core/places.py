@@ -1,7 +1,6 @@
 """Where documents lie in a workspace: from a path to the kind of document, and from its bytes to the noun."""
 
 import re
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from ravi.core import agent, comment, document, run, task
@@ -16,8 +15,7 @@ FOLDERS = ("agents", "contacts", "tasks")  # where they all are
 _NUMBER = re.compile(r"[0-9]{1,9}\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """A document that cannot be read, or says what is not allowed."""
 
     path: str

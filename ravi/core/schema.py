@@ -1,8 +1,8 @@
 """What each kind of document may say: JSON Schema for editors, and every mistake in a document with its line."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
 
 from ravi.core import agent, document, run, task
 from ravi.core.document import Document
@@ -44,8 +44,7 @@ TABLES: Mapping[str, Table] = {table.noun: table for table in (task.TABLE, agent
 KINDS = tuple(TABLES)
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """One mistake: where, what is wrong, and what would be right."""
 
     line: int

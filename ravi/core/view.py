@@ -1,11 +1,13 @@
 """A view: an immutable reading of the workspace at one commit. Deciding needs no more than this."""
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from ravi.core.agent import Agent
-from ravi.core.run import Run
 from ravi.core.task import OPEN, Task
+
+if TYPE_CHECKING:  # a view of tasks alone needs neither
+    from ravi.core.agent import Agent
+    from ravi.core.run import Run
 
 
 class View(Protocol):
@@ -22,15 +24,15 @@ class View(Protocol):
     def dependents(self, id: str) -> tuple[Task, ...]:
         """Tasks that name `id` in `depends_on` or `waiting_on`, by id."""
 
-    def agent(self, name: str) -> Agent | None: ...
+    def agent(self, name: str) -> "Agent | None": ...
 
-    def runs(self, task: str) -> tuple[Run, ...]:
+    def runs(self, task: str) -> "tuple[Run, ...]":
         """Every run of a task, live ones included, oldest first."""
 
     def last_number(self, task: str) -> int:
         """The highest number that any run of `task` ever had, reverted ones included; 0 before the first."""
 
-    def live_runs(self) -> tuple[Run, ...]: ...
+    def live_runs(self) -> "tuple[Run, ...]": ...
 
     def assigned(self, agent: str) -> tuple[Task, ...]:
         """Open tasks of an agent, by id."""
@@ -48,8 +50,8 @@ class Reading:
     def __init__(
         self,
         tasks: Iterable[Task] = (),
-        agents: Iterable[Agent] = (),
-        runs: Iterable[Run] = (),
+        agents: "Iterable[Agent]" = (),
+        runs: "Iterable[Run]" = (),
         *,
         paths: Iterable[str] = (),
         events: Iterable[str] = (),
@@ -71,10 +73,10 @@ class Reading:
     def dependents(self, id: str) -> tuple[Task, ...]:
         return tuple(t for _, t in sorted(self._tasks.items()) if id in t.depends_on or id in t.waiting_on)
 
-    def agent(self, name: str) -> Agent | None:
+    def agent(self, name: str) -> "Agent | None":
         return self._agents.get(name)
 
-    def runs(self, task: str) -> tuple[Run, ...]:
+    def runs(self, task: str) -> "tuple[Run, ...]":
         return tuple(run for run in self._runs if run.task == task)
 
     def last_number(self, task: str) -> int:
@@ -83,7 +85,7 @@ class Reading:
     def assigned(self, agent: str) -> tuple[Task, ...]:
         return tuple(t for _, t in sorted(self._tasks.items()) if t.assignee == agent and t.status == OPEN)
 
-    def live_runs(self) -> tuple[Run, ...]:
+    def live_runs(self) -> "tuple[Run, ...]":
         return tuple(run for run in self._runs if run.is_live)
 
     def has(self, path: str) -> bool:

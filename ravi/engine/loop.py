@@ -3,6 +3,7 @@
 import os
 import queue
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -217,7 +218,7 @@ class Loop:
         self._problems |= {problem.path: problem.message for problem in taken.problems}
         for path, message in self._problems.items():
             if before.get(path) != message:
-                self.say(f"{stamp(self.now())[11:19]} {path}: {message}")
+                self._say(f"{path}: {message}")
         if before != self._problems:
             self._note_problems()
 
@@ -284,8 +285,9 @@ class Loop:
     def _reconsider(self) -> None:
         """Look at every open task of an agent: what waited for room or a moment when ravi last ended waits again."""
         with self.repository.view() as view:
-            for task in view.open_tasks():
-                self._decide(self._due(task.id, view.commit), view)
+            for agent in view.agents():
+                for task in view.assigned(agent.name):
+                    self._decide(self._due(task.id, view.commit), view)
 
     def _heed_branches(self) -> None:
         """Stop the runs whose own branch says by now that somebody asks for it."""
@@ -311,33 +313,47 @@ class Loop:
         """Start what is ready, most urgent first, as far as there is room."""
         if not self._ready or self._stopping or not self._has_room():
             return
+        room = self._room()
         for launch in sorted(self._ready.values(), key=lambda one: (-one.priority, one.task)):
             if len(self._performer.running) >= self.limits.max_runs:
                 return
+            if room[launch.agent] <= 0:
+                continue
+            room[launch.agent] -= 1
+            if not self._start(launch):
+                return
+            del self._ready[launch.task]
+
+    def _room(self) -> Counter[str]:
+        """How many more runs each agent may have at once. One that is gone has room: deciding again drops its task."""
+        with self.repository.view() as view:
+            agents = {name: view.agent(name) for name in {launch.agent for launch in self._ready.values()}}
+        room = Counter({name: agent.concurrency if agent else 1 for name, agent in agents.items()})
+        room.subtract(running.agent.name for running in self._performer.running.values())
+        return room
+
+    def _start(self, launch: Launch) -> bool:
+        """Start one run, if it still holds that it should; False when nothing can be started now."""
+        event = Event(
+            launch.cause.event, kinds.TIMER_DUE, launch.task, commit=launch.cause.commit, depth=launch.cause.depth - 1
+        )
+        try:
             with self.repository.view() as view:
-                agent = view.agent(launch.agent)
-                busy = sum(run.agent.name == launch.agent for run in self._performer.running.values())
-                if agent is not None and busy >= agent.concurrency:
-                    continue
-                cause = Event(
-                    launch.cause.event,
-                    kinds.TIMER_DUE,
-                    launch.task,
-                    commit=launch.cause.commit,
-                    depth=launch.cause.depth - 1,
-                )
-                try:
-                    for action in decide(cause, view, self.now(), max_depth=self.limits.max_depth):
-                        if isinstance(action, WakeAt):
-                            self._wakes[action.task] = action.moment
-                        else:
-                            self._performer.perform(action, view)
-                            if isinstance(action, Launch):  # it still holds
-                                self.say(f"{stamp(self.now())[11:19]} run {action.run}: started by {action.agent}")
-                except Unavailable as fault:  # it stays ready
-                    self._note("disk", str(fault))
-                    return
-                del self._ready[launch.task]
+                for action in decide(event, view, self.now(), max_depth=self.limits.max_depth):
+                    if isinstance(action, WakeAt):
+                        self._wakes[action.task] = action.moment
+                        continue
+                    self._performer.perform(action, view)
+                    if isinstance(action, Launch):
+                        self._say(f"run {action.run}: started by {action.agent}")
+        except Deposed:
+            raise
+        except Unavailable as fault:  # it stays ready
+            self._note("disk", str(fault))
+            return False
+        except Exception as fault:  # noqa: BLE001 - one poisonous task must not hold up the others
+            self._say(f"task {launch.task}: cannot be started: {fault!r}")
+        return True
 
     def _has_room(self) -> bool:
         """True when the disk has room to work in; no attempt is spent on a disk that is full."""
@@ -386,17 +402,20 @@ class Loop:
             word = {kinds.RUN_COMPLETED: "succeeded", kinds.RUN_FAILED: "failed", kinds.RUN_DEAD: "is dead"}.get(
                 event.type, "was stopped"
             )
-            self.say(f"{stamp(self.now())[11:19]} run {event.subject}: {word}")
+            self._say(f"run {event.subject}: {word}")
         elif event.type == kinds.PROBLEM_FOUND:
             line = f":{event.data['line']}" if event.data.get("line") else ""
             key = f"{event.data['key']}: " if event.data.get("key") else ""
-            self.say(f"{stamp(self.now())[11:19]} {event.subject}{line}: {key}{event.data.get('message', '')}")
+            self._say(f"{event.subject}{line}: {key}{event.data.get('message', '')}")
+
+    def _say(self, text: str) -> None:
+        self.say(f"{stamp(self.now())[11:19]} {text}")
 
     def _note(self, about: str, said: str) -> None:
         """Say a lasting state when it begins and when it ends, not every time it is seen."""
         if self._said.get(about, "") != said:
             self._said[about] = said
-            self.say(f"{stamp(self.now())[11:19]} {about}: {said or 'goes on'}")
+            self._say(f"{about}: {said or 'goes on'}")
 
     def _due(self, task: str, commit: str) -> Event:
         return Event(derive_id("timer.due", task, stamp(self.now())), kinds.TIMER_DUE, task, commit=commit)

@@ -1,8 +1,8 @@
 """Limits and permissions as pure functions: who may do what, when to try again, when a chain of causes ends."""
 
 from datetime import datetime
-from typing import NamedTuple
 
+from ravi.core.actor import Actor
 from ravi.core.ids import derive_id
 from ravi.core.run import COUNTED, INTERRUPTED, Run
 from ravi.core.task import Task
@@ -11,18 +11,6 @@ from ravi.core.view import View
 
 BACKOFF_CEILING = 3600.0  # seconds
 CRASHES = 5  # runs in a row that ravi's own death ended, until a person is asked
-
-
-class Actor(NamedTuple):
-    """Who asks: the operator at this machine's shell, or a run speaking through its token."""
-
-    name: str
-    email: str
-    run: Run | None = None
-
-    @property
-    def is_operator(self) -> bool:
-        return self.run is None
 
 
 def refusal(actor: Actor, verb: str, task: Task | None, view: View) -> str:

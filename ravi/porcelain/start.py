@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from ravi import config
+from ravi.core import document
 from ravi.core.ids import derive_id
 from ravi.core.trailers import Message
 from ravi.errors import NotFound, NotPermitted, Refused
@@ -47,16 +49,15 @@ def template(name: str) -> bytes:
 def init(path: str, environ: Mapping[str, str], *, example: bool = False) -> dict[str, Any]:
     """Make `path` a workspace and say what was added; a second time there is nothing to add.
 
-    Raises Refused inside of another repository, and where no branch is checked out that could be the main line.
+    Raises Refused inside of another repository, and while the main line is not what is checked out and at rest.
     """
     if environ.get("RAVI_RUN") or environ.get("RAVI_CONTEXT"):
         raise NotPermitted("this call comes from inside a run; workspaces are made by people")
     root = os.path.realpath(path)
     is_new = _make_repository(path, root)
-    head = git.run(["symbolic-ref", "--quiet", "HEAD"], root, ok=(0, 1)).decode().strip()
-    if not head:
+    branch = _main_line(root)
+    if not branch:
         raise Refused(f"{path}: no branch is checked out", hint="check out the one that is to be the main line")
-    branch = head.removeprefix("refs/heads/")
     repository = Repository(root, lambda: datetime.now(UTC), lambda: branch)
     try:
         told = _complete(repository, branch, example=example)
@@ -84,11 +85,25 @@ def _make_repository(path: str, root: str) -> bool:
     return False
 
 
+def _main_line(root: str) -> str:
+    """The branch that the settings name, else the one that is checked out; "" when there is none."""
+    settings = os.path.join(root, SETTINGS)
+    if os.path.exists(settings):
+        with open(settings, "rb") as file:
+            named = config.read(document.parse_yaml(file.read(), SETTINGS)).branch
+        if named:
+            return named
+    head = git.run(["symbolic-ref", "--quiet", "HEAD"], root, ok=(0, 1)).decode().strip()
+    return head.removeprefix("refs/heads/")
+
+
 def _complete(repository: Repository, branch: str, *, example: bool) -> dict[str, Any]:
     """Record and publish what is missing."""
     repository.adopt()  # the main line starts where the branch is
     lacking = {name: file for name, file in _wanted(branch, example=example).items() if _is_missing(repository, name)}
     longer = {name: text for name in _EXTENDED if (text := _longer(_on_disk(repository, name), name)) is not None}
+    if (lacking or longer) and (paused := repository.publisher.paused()):
+        raise Refused(f"{repository.root}: {paused}")
     own = {name for name in longer if _on_disk(repository, name) != _recorded(repository, name)}
     files = {**lacking, **{name: _File(text) for name, text in longer.items() if name not in own}}
     commit = _record(repository, files) if files else None

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 from ravi.app import App
-from ravi.core import comment as comments
 from ravi.core import document
 from ravi.core import task as tasks
 from ravi.core.ids import derive_id, is_valid, new_id, slug
@@ -91,6 +90,8 @@ def edit(app: App, id: str, changes: Mapping[str, Any], *, body: str | None = No
 
 def comment(app: App, id: str, text: str) -> dict[str, Any]:
     """Say something about a task; it is a file of its own in the task's comments/."""
+    from ravi.core import comment as comments
+
     if not text.strip():
         raise UsageError("there is nothing to say")
     with app.view() as view:

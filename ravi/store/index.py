@@ -4,6 +4,7 @@ Nothing is true because it is written here. Whatever is wrong with the file, it 
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import sqlite3
@@ -15,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from ravi.errors import Unavailable
 from ravi.store.index_tables import FORMAT, INDEXES, TABLES
 from ravi.store.index_view import CAME_BACK, IndexView, run_json, task_json
-from ravi.store.refs import RUNS
 
 if TYPE_CHECKING:
     from ravi.core.run import Run
@@ -27,6 +27,7 @@ __all__ = ["FORMAT", "Index", "IndexView", "run_json", "task_json"]
 _WAIT = 60.0  # seconds for another process, which may be building the whole index
 _KEPT = 4  # idle connections, for the next views
 _TRIES = 50
+_ROOM = 256 * 1024  # bytes of a disk that has less are nothing to work with
 # Not faults of the file: busy, locked, out of memory, read-only, interrupted, full, not to be opened, misused.
 _NOT_DAMAGE = frozenset({5, 6, 7, 8, 9, 13, 14, 21})
 _MOVED = 1032  # read-only because the file was removed or replaced under us
@@ -91,6 +92,8 @@ class Index:
 
     def live(self, refs: "Refs") -> "dict[str, Run]":
         """What the refs of runs say, by run id, leaving out the runs that came back to the main line."""
+        from ravi.store.refs import RUNS
+
         tips = {name.removeprefix(RUNS): oid for name, oid in refs.list(RUNS).items()}
         with self._lock:
             for id in self._safely(lambda db: [run for run in tips if db.execute(CAME_BACK, (run, run)).fetchone()]):
@@ -270,6 +273,8 @@ class Index:
             raise Unavailable(f"{self.path}: {fault.strerror}", hint="ravi keeps its index there") from fault
 
     def _unavailable(self, fault: sqlite3.Error) -> Unavailable:
+        if _is_full(os.path.dirname(self.path)):  # it says all kinds of things then, and none about room
+            return Unavailable(f"{self.path}: {os.strerror(errno.ENOSPC)}", hint="make room, then ask again")
         return Unavailable(f"{self.path}: {fault}", hint="it may be removed at any time; ravi makes it anew")
 
 
@@ -279,6 +284,15 @@ def is_damage(fault: sqlite3.Error) -> bool:
         return False
     code = getattr(fault, "sqlite_errorcode", None)
     return code is None or code == _MOVED or code & 0xFF not in _NOT_DAMAGE
+
+
+def _is_full(folder: str) -> bool:
+    """True when the disk has no room for what SQLite needs to open a file, or for no more files."""
+    try:
+        space = os.statvfs(folder)
+    except OSError:
+        return False
+    return space.f_bavail * space.f_frsize < _ROOM or (space.f_files > 0 and space.f_favail < 4)
 
 
 def _identity(path: str) -> File | None:

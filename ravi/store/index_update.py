@@ -22,7 +22,6 @@ from ravi.core.field import nearest
 from ravi.core.ids import is_valid
 from ravi.core.places import Place, Problem
 from ravi.core.run import Run
-from ravi.core.schema import lenient_task
 from ravi.core.task import DRAFT, Task
 from ravi.errors import Malformed, NotFound
 from ravi.store import ledger
@@ -170,6 +169,8 @@ class _Update:
 
     def _put_unread(self, path: str, place: Place, data: bytes, problem: Problem) -> None:
         """A file that cannot be read stays in lists, with what can be known of it, and with its problem."""
+        from ravi.core.schema import lenient_task  # seldom needed
+
         said = problem.message if not problem.key else f"{problem.key}: {problem.message}"
         if place.kind == places.AGENT:
             self._put_agent(Agent(place.name, path=path, problem=said))

@@ -103,10 +103,6 @@ class IndexView:
             "AND t.assignee = ? AND t.assignee != '' AND t.closed = 0 AND t.status = 'open' ORDER BY t.id", (agent,)
         )
 
-    def open_tasks(self) -> "tuple[Task, ...]":
-        """Every open task that somebody is assigned to, by id."""
-        return self._tasks("AND t.assignee != '' AND t.closed = 0 AND t.status = 'open' ORDER BY t.id", ())
-
     def tasks(self) -> "tuple[Task, ...]":
         """Every task, by id."""
         return self._tasks("ORDER BY t.id", ())

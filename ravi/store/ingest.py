@@ -7,6 +7,7 @@ there is no echo. What is recorded is what lies there, to the letter; the one th
 import math
 import os
 import re
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -58,6 +59,11 @@ class _Group:
     has_id: bool = False
     found: list[Found] = field(default_factory=list)
     tasks: int = 1
+
+
+class _Made(NamedTuple):
+    commit: str | None
+    problems: list[Problem]
 
 
 class Ingest:
@@ -234,13 +240,40 @@ class Ingest:
         # What lies out is what we have just read, whatever becomes of it on the main line. It is made now, and
         # becomes durable together with the first commit.
         lying = publisher.lay(standing.published, {path: one.entry for path, one in ready.items()})
-        commits: list[str] = []
-        for group in groups:
-            commit = self._commit(standing, group, edits, author, problems)
-            if commit is not None:
-                commits.append(commit)
+        made: list[_Made] = []
+        for together in (groups[:1], groups[1:]):
+            made += self._commit_all(standing, together, edits, author)
         publisher.point(lying, standing.published)
-        return tuple(commits), problems
+        problems += [problem for one in made for problem in one.problems]
+        return tuple(one.commit for one in made if one.commit), problems
+
+    def _commit_all(
+        self,
+        standing: Standing,
+        groups: list[_Group],
+        edits: Mapping[str, Mapping[str, document.Value]],
+        author: Signature,
+    ) -> "list[_Made]":
+        """Each its own commit, and all of them durable together: the writer groups what comes at once."""
+        made: dict[int, _Made] = {}
+        faults: list[BaseException] = []
+
+        def commit(n: int, group: _Group) -> None:
+            try:
+                made[n] = self._commit(standing, group, edits, author)
+            except BaseException as fault:  # noqa: BLE001 - raised below, in the thread that asked
+                faults.append(fault)
+
+        threads = [threading.Thread(target=commit, args=(n, group)) for n, group in enumerate(groups[1:], 1)]
+        for thread in threads:
+            thread.start()
+        for n, group in enumerate(groups[:1]):
+            commit(n, group)
+        for thread in threads:
+            thread.join()
+        if faults:
+            raise faults[0]
+        return [made[n] for n in range(len(groups))]
 
     def _commit(
         self,
@@ -248,8 +281,7 @@ class Ingest:
         group: _Group,
         edits: Mapping[str, Mapping[str, document.Value]],
         author: Signature,
-        problems: list[Problem],
-    ) -> str | None:
+    ) -> "_Made":
         publisher, objects = self._publisher, self._objects
         entries = {one.path: one.entry for one in group.found}
         start = publisher.tree(standing.published)
@@ -277,11 +309,8 @@ class Ingest:
             return Draft(message, changes, author, parents)
 
         commit = publisher.writer.record(propose)
-        problems += [
-            Problem(path, f"{where}: changed here and by ravi at once; yours is taken, the other is in history")
-            for path, where in conflicts
-        ]
-        return commit
+        text = "changed here and by ravi at once; yours is taken, the other is in history"
+        return _Made(commit, [Problem(path, f"{where}: {text}") for path, where in conflicts])
 
     def _is_recorded(self, event: str, tip: str | None, until: str | None) -> bool:
         """True when this very save is on the main line already, and a crash kept us from noting it."""

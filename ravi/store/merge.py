@@ -6,8 +6,7 @@ Where both changed the same place one side wins, and the conflict is named. The 
 import contextlib
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ravi.core import document
 from ravi.errors import Malformed, Unavailable
@@ -17,16 +16,14 @@ from ravi.store.objects import Change, Difference, Objects, TreeEntry
 Side = Literal["ours", "theirs"]
 
 
-@dataclass(frozen=True, slots=True)
-class Merged:
+class Merged(NamedTuple):
     """The joined text; `conflicts` names the keys, or `body`, that both sides changed differently."""
 
     data: bytes
     conflicts: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class MergedTrees:
+class MergedTrees(NamedTuple):
     """What has to change in our tree; `conflicts` are (path, the key or `body` or what became of the file)."""
 
     changes: Mapping[str, Change]

@@ -1,4 +1,4 @@
-"""Notes beside files: what is wrong with a document is said where its author looks, in `NAME.problem`, ignored by git."""
+"""Notes beside files: what is wrong with a document is said where its author looks, in `NAME.problem`."""
 
 import contextlib
 import json
@@ -9,7 +9,7 @@ ENDING = ".problem"
 
 
 class Notes:
-    """The notes in one workspace. What was written is kept in a list of its own, so that a mended file loses its note."""
+    """The notes in one workspace, ignored by git. They are kept in a list too, so that a mended file loses its note."""
 
     def __init__(self, root: str, private: str) -> None:
         self._root = root

@@ -281,10 +281,7 @@ class Objects:
                 return
             rows = [(bytes.fromhex(oid), one.packed) for oid, one in batch.items()]
             with writing(self.folder):
-                try:
-                    path = packs.write(self.folder, rows, mode=self._mode())
-                except FileNotFoundError:  # `git prune` takes any temporary file for rubbish
-                    path = packs.write(self.folder, rows, mode=self._mode())
+                path = packs.write(self.folder, rows, mode=self._mode())
             with self._lock:
                 self._kept[path] = threading.get_ident()
                 for oid in batch:

@@ -17,7 +17,7 @@ from ravi.store.locks import Lock
 
 FOLD_ABOVE = 32  # so many small packs may lie there; git's own limit, where `git gc --auto` begins, is 50
 FOLD_LIMIT = 64 << 20  # a pack this large is left to git
-_PREFIX = "tmp_ravi_"  # `git prune` takes what begins with tmp_ for rubbish as well
+_PREFIX = ".ravi-"  # not tmp_: `git prune` takes away what begins so, however young
 _ABANDONED = 600.0  # seconds after which a temporary file, or a mark, of ours has no living maker
 _OTHERS = (".keep", ".bitmap", ".promisor", ".mtimes", ".rev")  # a pack that has one of these is git's affair
 _MIDX = "multi-pack-index"
@@ -218,13 +218,13 @@ def _written(folder: str, pieces: Sequence[bytes | memoryview], table: list[tupl
     check = _sha1(pack)
     idx = _index(sorted(table), check)
     path = os.path.join(folder, f"pack-{check.hex()}")
-    temporary = os.path.join(folder, f"{_PREFIX}{os.getpid()}_{next(_count)}")
+    temporary = os.path.join(folder, f"{_PREFIX}{os.getpid()}-{next(_count)}")
     made: list[str] = []
     try:
         fds = []
         try:
             for suffix, data in ((".pack", pack + check), (".idx", idx)):
-                made.append(temporary + suffix)
+                made.append(f"{temporary}{suffix}.tmp")  # git takes whatever ends in .idx for an index
                 fds.append(os.open(made[-1], os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
                 write_all(fds[-1], data)
             for fd in fds:  # after both are written: the second finds most of its work done by the first
@@ -234,8 +234,8 @@ def _written(folder: str, pieces: Sequence[bytes | memoryview], table: list[tupl
                 os.close(fd)
         _mark(path)
         made.append(path + ".keep")
-        os.rename(temporary + ".pack", path + ".pack")
-        os.rename(temporary + ".idx", path + ".idx")  # last: from here on git sees the pack
+        os.rename(temporary + ".pack.tmp", path + ".pack")
+        os.rename(temporary + ".idx.tmp", path + ".idx")  # last: from here on git sees the pack
         sync_folder(folder)
     except BaseException:
         for leftover in made:

@@ -219,7 +219,9 @@ class Refs:
                 stat = os.fstat(file.fileno())
                 lines = file.read().split("\n")
             self._packed = {line[41:]: line[:40] for line in lines if line[:1] not in ("#", "^", "")}
-            self._packed_stat = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+            # a file as young as the clock's tick may be replaced by one that looks the same: read it again then
+            is_settled = time.time() - stat.st_mtime > 0.05
+            self._packed_stat = (stat.st_ino, stat.st_size, stat.st_mtime_ns) if is_settled else None
             return self._packed
 
     @contextlib.contextmanager

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from ravi.core import event as kinds
+from ravi.core.actor import Actor
 from ravi.core.agent import Agent
 from ravi.core.event import Event
 from ravi.core.run import Run
@@ -15,7 +16,7 @@ from ravi.core.view import Reading
 from ravi.engine.actions import Launch, Settle, Stop, Tell, WakeAt
 from ravi.engine.decide import callback_event, conclude, decide
 from ravi.engine.explain import explain
-from ravi.engine.policy import Actor, given, refusal, retry_at
+from ravi.engine.policy import given, refusal, retry_at
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 ALICE = Agent("alice", path="agents/alice/AGENT.md")

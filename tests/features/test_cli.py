@@ -9,7 +9,8 @@ TASK_KEYS = {
     "summary", "progress", "runs",
 }  # fmt: skip
 RUN_KEYS = {
-    "id", "task", "agent", "attempt", "status", "started", "ended", "branch", "base", "merge", "exit", "summary", "usage",
+    "id", "task", "agent", "attempt", "status", "started", "ended", "branch", "base", "merge", "exit", "summary",
+    "usage",
 }  # fmt: skip
 
 

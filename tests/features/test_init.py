@@ -171,6 +171,34 @@ def test_without_a_branch_there_is_no_main_line(repository: Path, ravi: Run, git
     assert not (repository / "ravi.yaml").exists()
 
 
+def test_while_git_is_in_the_middle_of_something_nothing_is_added(repository: Path, ravi: Run, git) -> None:
+    head = git(repository, "rev-parse", "HEAD")
+    (repository / ".git" / "MERGE_HEAD").write_text(head)
+    refused = ravi("init", cwd=repository)
+    assert (refused.returncode, "a merge is under way" in refused.stderr) == (5, True)
+    assert git(repository, "for-each-ref", "refs/ravi") == ""
+    (repository / ".git" / "MERGE_HEAD").unlink()
+    assert ravi("init", cwd=repository).returncode == 0
+    assert git(repository, "rev-parse", "HEAD~1") == head
+
+
+def test_the_main_line_stays_what_the_settings_say_whatever_is_checked_out(repository: Path, ravi: Run, git) -> None:
+    ravi("init", cwd=repository)
+    git(repository, "switch", "-q", "-c", "trial")
+    (repository / ".gitignore").write_text("")
+    refused = ravi("init", cwd=repository)
+    assert (refused.returncode, "trial is checked out, the main line is trunk" in refused.stderr) == (5, True)
+    assert git(repository, "rev-parse", "trial") == git(repository, "rev-parse", "trunk")
+
+
+def test_a_fresh_clone_only_lacks_the_merge_driver(tmp_path: Path, repository: Path, ravi: Run, git) -> None:
+    ravi("init", cwd=repository)
+    git(tmp_path, "clone", "-q", str(repository), "clone")
+    made = json.loads(ravi("init", "--json", cwd=tmp_path / "clone").stdout)
+    assert (made["added"], made["extended"], made["merge_driver"], made["commit"]) == ([], [], True, None)
+    assert git(tmp_path / "clone", "config", "merge.ravi.driver") == "ravi merge-driver %O %A %B %P\n"
+
+
 def test_a_file_is_no_place_for_a_workspace(tmp_path: Path, ravi: Run) -> None:
     (tmp_path / "file").write_text("")
     assert (ravi("init", "file").returncode, (tmp_path / "file").read_text()) == (5, "")

@@ -67,7 +67,7 @@ def test_a_task_made_by_hand_without_an_id_gets_one(workspace):
 
 
 def test_an_edit_keeps_every_other_byte(workspace):
-    text = '---\n# mine\nid: kept\ntitle:   "Quoted"   # why\nstatus: draft\n\nunknown: 1.10\n---\r\n\r\nBody with  spaces  \r\n'
+    text = '---\n# mine\nid: kept\ntitle:   "Quoted"   # why\nstatus: draft\n\nunknown: 1.10\n---\r\n\r\nA  body  \r\n'
     workspace.write("tasks/kept/TASK.md", text)
     workspace.up()
     workspace.run("tasks", "edit", "kept", "--priority", "3")
@@ -103,12 +103,12 @@ def test_a_spawn_is_a_fork_and_a_parent_is_woken_once(workspace):
     workspace.agent(
         "boss",
         'if [ -z "$(ls "$RAVI_TASK_DIR/runs" 2>/dev/null)" ]; then\n'
-        '  ravi tasks new "part one" --assignee worker >/dev/null && ravi tasks new "part two" --assignee worker >/dev/null || exit 9\n'
+        '  for part in one two; do ravi tasks new "part $part" --assignee worker >/dev/null || exit 9; done\n'
         "  echo delegated\nelse echo gathered; fi\n",
     )
     workspace.agent(
         "worker",
-        'mkdir -p outputs; echo part > outputs/part.txt; ravi tasks done "$RAVI_TASK" --summary "my part" >/dev/null; echo x\n',
+        'echo part > outputs/part.txt; ravi tasks done "$RAVI_TASK" --summary "my part" >/dev/null; echo x\n',
     )
     workspace.task("whole", "boss")
     workspace.up()
@@ -250,12 +250,13 @@ def test_two_daemons_on_one_workspace_are_one(workspace, until):
 def test_a_clash_between_a_person_and_a_run_goes_to_review_with_both_texts(workspace, until):
     workspace.agent(
         "writer",
-        'mkdir -p outputs; echo "agent text" > outputs/a.md; touch "$RAVI_WORKSPACE/.ravi/go"; while [ ! -e "$RAVI_WORKSPACE/.ravi/on" ]; do sleep 0.05; done\n',
+        'cd "$RAVI_WORKSPACE/.ravi"; echo "agent text" > "$RAVI_TASK_DIR/outputs/a.md"; touch go\n'
+        "while [ ! -e on ]; do sleep 0.05; done\n",
     )
     workspace.task("greet", "writer")
     daemon = workspace.start("up", "--until-idle", "--timeout", "60s")
     try:
-        until(lambda: (workspace.root / ".ravi/go").exists())
+        until((workspace.root / ".ravi/go").exists)
         workspace.write("tasks/greet/outputs/a.md", "my text\n")
         until(lambda: "outputs/a.md" in workspace.git("ls-tree", "-r", "--name-only", "refs/ravi/main"))
         workspace.write(".ravi/on", "")
@@ -283,7 +284,7 @@ def test_a_clash_between_a_person_and_a_run_goes_to_review_with_both_texts(works
 def test_a_run_may_not_do_more_than_it_was_given(workspace, verb):
     workspace.agent(
         "curious",
-        f'ravi {" ".join(verb)} --json > "$RAVI_WORKSPACE/.ravi/out" 2> "$RAVI_WORKSPACE/.ravi/err"; echo $? > "$RAVI_WORKSPACE/.ravi/code"\n',
+        f'cd "$RAVI_WORKSPACE/.ravi"; ravi {" ".join(verb)} --json > out 2> err; echo $? > code\n',
     )
     workspace.task("other", "")
     workspace.task("mine", "curious")

@@ -602,13 +602,13 @@ def test_only_what_is_old_and_ours_is_swept(store: Store) -> None:
     old = time.time() - 3600
     named = "pack-" + "1" * 40
     for name, text, when in (
-        ("tmp_ravi_1_1.pack", "", old), ("tmp_ravi_1_2.pack", "", time.time()), ("tmp_pack_abc", "", old),
+        (".ravi-1-1.pack.tmp", "", old), (".ravi-1-2.pack.tmp", "", time.time()), ("tmp_pack_abc", "", old),
         (f"{named}.keep", "ravi 1\n", old), ("pack-x.keep", "fetch-pack 1\n", old), (f"{named}.idx", "", old),
     ):  # fmt: skip
         (folder / name).write_text(text)
         os.utime(folder / name, (when, when))
     store.objects.wants_folding()
-    assert sorted(os.listdir(folder)) == ["pack-x.keep", "tmp_pack_abc", "tmp_ravi_1_2.pack"]
+    assert sorted(os.listdir(folder)) == [".ravi-1-2.pack.tmp", "pack-x.keep", "tmp_pack_abc"]
 
 
 _COMMIT_FOR_EVER = """

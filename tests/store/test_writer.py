@@ -233,7 +233,7 @@ def test_a_disk_that_is_full_is_said_and_the_next_try_works(store: Store, monkey
             store.write("b", b"2")
     assert not store.objects._pending
     assert store.refs.read(MAIN) == first
-    assert not [name for name in os.listdir(store.objects.folder) if name.startswith("tmp")]
+    assert not [name for name in os.listdir(store.objects.folder) if name.endswith(".tmp")]
     store.write("c", b"3")
     assert _subjects(store) == ["note a: written", "note c: written"]
     store.fsck()
