@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ class Workspace:
         """`ravi WORDS`, which must end with `code`."""
         done = subprocess.run(
             [sys.executable, "-m", "ravi", *words],
-            cwd=self.root, input=input, capture_output=True, text=True, timeout=120, env={**self.environ, **(env or {})},
+            cwd=self.root, env={**self.environ, **(env or {})}, input=input, capture_output=True, text=True, timeout=120,
         )  # fmt: skip
         assert done.returncode == code, f"ravi {' '.join(words)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return Finished(done.returncode, done.stdout, done.stderr)
@@ -115,7 +115,7 @@ def workspace(tmp_path: Path, environ: dict[str, str]) -> Workspace:
 
 
 @pytest.fixture
-def until() -> Iterator[Callable[[Callable[[], Any]], Any]]:
+def until() -> Callable[..., Any]:
     """Wait for a claim to become true, and fail when it does not."""
     import time
 
@@ -126,4 +126,4 @@ def until() -> Iterator[Callable[[Callable[[], Any]], Any]]:
             time.sleep(0.02)
         return found
 
-    yield wait
+    return wait

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from ravi.errors import RaviError
-from ravi.porcelain import demo, start
+from ravi.porcelain import demo
+from ravi.porcelain.shipped import shipped
 
 
 def _demo(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -77,9 +78,9 @@ def test_a_folder_with_something_in_it_is_not_taken(tmp_path: Path) -> None:
 def test_a_demo_that_does_not_come_to_its_end_says_what_did_not_happen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(start.shipped("workspace.example"), tmp_path / "workspace.example")
-    shutil.copytree(start.shipped("templates"), tmp_path / "templates")
-    monkeypatch.setattr(start, "_PACKAGE", str(tmp_path / "ravi"))
+    shutil.copytree(shipped("workspace.example"), tmp_path / "workspace.example")
+    shutil.copytree(shipped("templates"), tmp_path / "templates")
+    monkeypatch.setattr("ravi.porcelain.shipped._PACKAGE", str(tmp_path / "ravi"))
     task = tmp_path / "workspace.example/tasks/overview/TASK.md"
     task.write_text(task.read_text().replace("attempts: 3", "attempts: 1"))
     (tmp_path / "workspace.example/agents/editor/editor.py").write_text("#!/bin/sh\necho no >&2\nexit 3\n")

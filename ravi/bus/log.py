@@ -8,6 +8,7 @@ from typing import Protocol
 
 from ravi.bus.base import Dead, Delivery, Entry, Queue
 from ravi.core.event import Event
+from ravi.errors import Unavailable
 
 _LAG = 64  # commits: how far the cursor's ref may fall behind while deliveries are out
 
@@ -127,5 +128,9 @@ class LogBus:
 
     def _write(self) -> None:
         if self._passed is not None and self._passed != self._cursor:
-            self._history.move(self._name, self._passed, self._cursor)
+            try:
+                self._history.move(self._name, self._passed, self._cursor)
+            except Unavailable:  # a disk that fails may have moved it all the same
+                self._cursor = self._history.cursor(self._name)
+                raise
             self._cursor, self._behind = self._passed, 0

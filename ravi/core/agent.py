@@ -45,8 +45,16 @@ class Agent:
     @property
     def writes(self) -> tuple[str, ...]:
         """Globs of workspace paths that its runs may bring back besides `outputs/**` (permissions.write)."""
-        granted = self.permissions.get("write", ())
-        return (granted,) if isinstance(granted, str) else tuple(granted)
+        return self._granted("write")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Globs of workspace paths that its lanes hold besides the task and itself (permissions.read)."""
+        return self._granted("read")
+
+    def _granted(self, what: str) -> tuple[str, ...]:
+        granted = self.permissions.get(what) or ()
+        return (granted,) if isinstance(granted, str) else tuple(map(str, granted))
 
 
 def _judge(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -59,16 +59,16 @@ def callback_event(task: str, target: str, cause: str) -> str:
 
 
 def _succeeded(task: Task, run: Run, view: View) -> Conclusion:
-    children = view.children(task.id)
-    is_waiting = any(not child.is_closed for child in children)
+    # The open ones are waited for. Those that it made and that ended before it did are named too: the agent has not
+    # seen what came of them, so it is woken at once for those alone, unless it says itself that it is done.
+    named = [c.id for c in view.children(task.id) if not c.is_closed or (c.created >= run.started and not run.outcome)]
     clear = {"waiting_on": None} if task.waiting_on else {}
     if run.outcome == BLOCKED:
         changes = {"status": BLOCKED, "blocker": run.summary or "the agent needs a person", **clear}
         return Conclusion(
             SUCCEEDED, summary=run.summary, changes=changes, targets=_targets(task, BLOCKED), takes_work=True
         )
-    if is_waiting:  # for the open ones; those that were quicker are named too, so that it is told of all when woken
-        named = [child.id for child in children if not child.is_closed or child.created >= run.started]
+    if named:
         return Conclusion(SUCCEEDED, summary=run.summary, changes={"waiting_on": named}, takes_work=True)
     end = REVIEW if task.has_checks else DONE
     changes = {"status": end, **({"summary": run.summary} if run.summary else {}), **clear}
@@ -170,7 +170,7 @@ def _task(task: Task, view: View, now: datetime, cause: Cause, max_depth: int) -
         run_id(task.id, number),
         policy.next_attempt(runs),
         last.first if again and last is not None and last.first else number,
-        Cause(cause.event, cause.commit, depth),
+        Cause(cause.event, (last.merge if again and last else "") or cause.commit, depth),
         task.priority,
         task.waiting_on,
     )

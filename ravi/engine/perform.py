@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -116,7 +116,7 @@ class Performer:
 
         def propose(tip: Tip) -> Draft | None:
             data = tip.read(known.path)
-            if data is None:
+            if data is None or _is_home(run, tip):
                 return None
             home[:] = [self._homecoming(run, run_tip, known, data, tip, view)]
             return home[0].draft
@@ -222,7 +222,8 @@ class Performer:
         running = _Running(run, task, agent)
         self.running[run.id] = running
         try:
-            running.lane = self.repository.lanes.make(run.id, run.base, (task.folder, agent.folder))
+            readable = (task.folder, agent.folder, *self._readable(agent, run.base))
+            running.lane = self.repository.lanes.make(run.id, run.base, readable)
             order = self._order(running, view, secret)
             turn = self.runners[agent.runner]
         except KeyError:
@@ -258,6 +259,21 @@ class Performer:
         now = entry(self.repository.objects.commit(view.commit).tree, task.folder)
         return cause if then is not None and now is not None and then.oid == now.oid else view.commit
 
+    def _readable(self, agent: Agent, commit: str) -> Iterator[str]:
+        """What `permissions.read` grants of a commit: folders and files as they are named, globs spelled out."""
+        objects = self.repository.objects
+        tree = objects.commit(commit).tree
+        for glob in agent.reads:
+            if not any(letter in glob for letter in "*?"):
+                yield glob.rstrip("/")
+                continue
+            folder = glob[: min(glob.find(letter) for letter in "*?" if letter in glob)].rpartition("/")[0]
+            entry = objects.entry(tree, folder) if folder else None
+            below = tree if not folder else entry.oid if entry is not None and entry.is_folder else None
+            for path, _ in objects.walk(below, folder) if below is not None else ():
+                if matches(path, glob):
+                    yield path
+
     def _order(self, running: "_Running", view: Reading, secret: str) -> runner.Order:
         repository, run, task, agent, lane = self.repository, running.run, running.task, running.agent, running.lane
         assert lane is not None
@@ -282,7 +298,8 @@ class Performer:
         log.parent.mkdir(parents=True, exist_ok=True)
         return runner.Order(
             run=run.id,
-            prompt=prompt.render(
+            prompt=(f"{agent.instructions.strip()}\n\n" if agent.runner == "command" else "")
+            + prompt.render(
                 task,
                 agent,
                 run,
@@ -315,7 +332,9 @@ class Performer:
         return replace(
             said,
             status=status,
-            reason=_line(reason),
+            reason=_line(
+                f"{reason}: {_last(result.text)}" if status == runs.FAILED and result.text.strip() else reason
+            ),
             exit=result.exit,
             ended=stamp(self.now()),
             usage=result.usage,
@@ -487,6 +506,12 @@ class _Running:
         if self.lane is not None:
             repository.lanes.remove(self.lane)
         repository.forget(self.run.id, branch=is_merged)
+
+
+def _is_home(run: Run, tip: Tip) -> bool:
+    """True when the end of a run is on the main line, though a failing disk kept us from being told."""
+    said = tip.read(run.path)
+    return said is not None and not runs.parse(run.path, said).is_live
 
 
 def _attempted(run: Run) -> str:

@@ -10,6 +10,7 @@ from ravi.core.ids import derive_id, is_valid
 from ravi.core.times import stamp
 from ravi.core.trailers import Message
 from ravi.errors import Conflict, NotFound, UsageError
+from ravi.porcelain.shipped import template
 from ravi.store.writer import Draft, Tip
 
 
@@ -35,8 +36,9 @@ def new(app: App, name: str, *, runner: str, command: tuple[str, ...], instructi
     if not is_valid(name):
         raise UsageError(f"`{name}` is not a name", hint="names are a-z, 0-9, `.`, `_` and `-`, at most 64 letters")
     path = f"agents/{name}/AGENT.md"
-    front: dict[str, Any] = {"runner": runner, **({"command": list(command)} if command else {})}
-    data = document.render(front, instructions.rstrip("\n") + "\n" if instructions.strip() else "")
+    keys = {"runner": runner, "command": list(command) or None}
+    body = f"\n{instructions.rstrip()}\n" if instructions.strip() else None
+    data = document.edit(template("AGENT.md"), keys, body, path=path)
     parsed = document.parse(data, path)
     agent = agents.read(path, parsed.front, parsed.body)
     with app.view() as view:

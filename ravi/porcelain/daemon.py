@@ -16,6 +16,7 @@ from ravi.core.times import stamp
 from ravi.engine.loop import Limits, Loop
 from ravi.engine.perform import Performer
 from ravi.errors import TimedOut
+from ravi.porcelain.shipped import write_schemas
 from ravi.runners.command import CommandRunner
 from ravi.runners.process import Processes
 from ravi.runners.scripted import ScriptedRunner
@@ -39,6 +40,7 @@ def up(app: App, *, until_idle: bool, timeout: float | None, say: Callable[[str]
     try:
         repository.lead(f"pid {os.getpid()} on {socket.gethostname()}")
         repository.adopt()
+        write_schemas(repository.private)
         loop = Loop(
             repository,
             LogBus(MainLine(repository), "engine", clock),

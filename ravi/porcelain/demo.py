@@ -20,6 +20,7 @@ from typing import Any
 
 from ravi.errors import RaviError, Refused, TimedOut
 from ravi.porcelain import start
+from ravi.porcelain.shipped import shipped
 from ravi.store import git
 
 LIMIT = 60.0  # seconds for each step; the whole takes a few
@@ -92,7 +93,7 @@ def _play(story: "_Story") -> None:
         story.until("your edit is a commit of yours", lambda commit: story.holds(commit, _TASK, "Order: longest first"))
 
         story.you(f"write the missing {_LATE}")
-        with open(os.path.join(start.shipped("workspace.example"), _LATE), encoding="utf-8") as file:
+        with open(os.path.join(shipped("workspace.example"), _LATE), encoding="utf-8") as file:
             note = file.read()
         story.save(_LATE, lambda _: note)
         story.until("the editor is woken when all notes are read", lambda commit: _ends(commit, "overview.2"))

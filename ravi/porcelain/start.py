@@ -1,28 +1,27 @@
 """`ravi init`: make a workspace, or add what a repository lacks to be one. What is there already is never changed."""
 
 import os
+import shlex
+import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 from ravi import config
 from ravi.core import document
 from ravi.core.ids import derive_id
 from ravi.core.trailers import Message
 from ravi.errors import NotFound, NotPermitted, Refused
+from ravi.porcelain.shipped import shipped, template, write_schemas
 from ravi.store import git
 from ravi.store.objects import Signature, TreeEntry
 from ravi.store.repository import Repository
 from ravi.store.writer import Draft, Tip
 
 SETTINGS = "ravi.yaml"
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _EXTENDED = {".gitignore": "gitignore", ".gitattributes": "gitattributes"}
-_DRIVER = {
-    "merge.ravi.name": "ravi: documents are merged by field",
-    "merge.ravi.driver": "ravi merge-driver %O %A %B %P",
-}
 _PLAIN, _EXECUTABLE = 0o100644, 0o100755
 
 
@@ -32,18 +31,6 @@ class _File:
 
     data: bytes
     mode: int = _PLAIN
-
-
-def shipped(folder: Literal["templates", "workspace.example"]) -> str:
-    """Where a folder that ships with ravi lies: inside the installed package, else in the checkout ravi runs from."""
-    installed = os.path.join(_PACKAGE, "_" + folder.replace(".", "_"))
-    return installed if os.path.isdir(installed) else os.path.join(os.path.dirname(_PACKAGE), folder)
-
-
-def template(name: str) -> bytes:
-    """The text that a new document or a file of settings starts from."""
-    with open(os.path.join(shipped("templates"), name), "rb") as file:
-        return file.read()
 
 
 def init(path: str, environ: Mapping[str, str], *, example: bool = False) -> dict[str, Any]:
@@ -61,6 +48,7 @@ def init(path: str, environ: Mapping[str, str], *, example: bool = False) -> dic
     repository = Repository(root, lambda: datetime.now(UTC), lambda: branch)
     try:
         told = _complete(repository, branch, example=example)
+        write_schemas(repository.private)
     finally:
         repository.close()
     return {"workspace": root, "branch": branch, "new_repository": is_new, **told}
@@ -188,8 +176,17 @@ def _record(repository: Repository, files: Mapping[str, _File]) -> str | None:
 def _set_up_driver(root: str) -> bool:
     """Tell this clone's git how documents are merged; False when it knows."""
     told = False
-    for key, value in _DRIVER.items():
+    for key, value in _driver().items():
         if git.run(["config", "--local", "--get", key], root, ok=(0, 1)).decode().strip() != value:
             git.run(["config", "--local", key, value], root)
             told = True
     return told
+
+
+def _driver() -> dict[str, str]:
+    """Settings of git. Where `ravi` is not on PATH, git is told where this one is."""
+    program = "ravi" if shutil.which("ravi") else f"{shlex.quote(sys.executable)} -m ravi"
+    return {
+        "merge.ravi.name": "ravi: documents are merged by field",
+        "merge.ravi.driver": f"{program} merge-driver %O %A %B %P",
+    }

@@ -13,6 +13,7 @@ from ravi.core.task import Task
 from ravi.core.times import stamp
 from ravi.core.trailers import Message
 from ravi.errors import Conflict, NotFound, Refused, UsageError
+from ravi.porcelain.shipped import template
 from ravi.porcelain.tasks import file_of, find
 from ravi.store.repository import Reading
 from ravi.store.writer import Draft, Tip
@@ -65,7 +66,7 @@ def new(
             "updated": stamp(now),
             "created_by": app.actor.name,
         }
-        data = document.render(whole, body.rstrip("\n") + "\n" if body.strip() else "")
+        data = document.edit(template("TASK.md"), whole, f"\n{body.rstrip()}\n" if body.strip() else "", path=path)
         task = tasks.parse(path, data)
         app.refuse_problems(task, view)
 

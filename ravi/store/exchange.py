@@ -13,7 +13,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import Literal, NamedTuple, Protocol, Self
 
 from ravi.store.durable import sync, write_all
 from ravi.store.objects import EXECUTABLE, FILE, FOLDER, LINK, TreeEntry, hash_object
@@ -42,12 +42,12 @@ class Lying(NamedTuple):
 class Outcome(NamedTuple):
     """How putting a file in place went.
 
-    `done`: it lies there. Else whoever was there first stays. `left`: something is still under the temporary name,
-    and must be looked at before it goes.
+    `done`: it lies there. Else whoever was there first stays. `left` is what the temporary name stands for now: the
+    `old` version, which may go; or something `unknown`, which must be looked at before it goes.
     """
 
     done: bool
-    left: bool = False
+    left: Literal["", "old", "unknown"] = ""
 
 
 Expected = Callable[[Lying], bool]
@@ -178,17 +178,16 @@ def write_temporary(
 def replace(folder: int, name: str, temporary: str, is_ours: Expected, expected: Expected) -> Outcome:
     """Exchange `temporary` with what lies at `name`, if that is what is `expected`; else leave things as they were.
 
-    `is_ours` knows what `temporary` holds. When this answers `done` the old version may be `left` under the
-    temporary name; otherwise only what somebody saved between two of our steps is.
+    `is_ours` knows what `temporary` holds.
     """
     try:
         _swap(folder, temporary, name)
     except FileNotFoundError:  # deleted meanwhile
         return Outcome(done=False, left=_discarded(folder, temporary, is_ours))
     except FileExistsError:  # only where names move in steps: somebody made a new file in between
-        return Outcome(done=False, left=True)
+        return Outcome(done=False, left="unknown")
     if (found := _looked_over(folder, temporary)) and expected(found[0]):
-        return Outcome(done=True, left=_gone(folder, temporary, is_final=found[1]))
+        return Outcome(done=True, left="old" if found[1] else "unknown")
     # Somebody saved just now, or is about to: what came out goes back.
     try:
         _swap(folder, temporary, name)
@@ -196,15 +195,15 @@ def replace(folder: int, name: str, temporary: str, is_ours: Expected, expected:
         with contextlib.suppress(FileExistsError):
             move(folder, temporary, name)
             return Outcome(done=False)
-        return Outcome(done=False, left=True)
+        return Outcome(done=False, left="unknown")
     except FileExistsError:
-        return Outcome(done=False, left=True)
+        return Outcome(done=False, left="unknown")
     if (found := _looked_over(folder, temporary)) and is_ours(found[0]):
-        return Outcome(done=False, left=_gone(folder, temporary, is_final=found[1]))
+        return Outcome(done=False, left="old" if found[1] else "unknown")
     # They saved a second time, over ours. That is the newer one and has the place; the first is left to be kept.
     with contextlib.suppress(FileNotFoundError, FileExistsError):
         _swap(folder, temporary, name)
-    return Outcome(done=False, left=True)
+    return Outcome(done=False, left="unknown")
 
 
 def remove(folder: int, name: str, temporary: str, expected: Expected) -> Outcome:
@@ -214,11 +213,11 @@ def remove(folder: int, name: str, temporary: str, expected: Expected) -> Outcom
     except FileNotFoundError:
         return Outcome(done=True)
     if (found := _looked_over(folder, temporary)) and expected(found[0]):
-        return Outcome(done=True, left=_gone(folder, temporary, is_final=found[1]))
+        return Outcome(done=True, left="old" if found[1] else "unknown")
     with contextlib.suppress(FileExistsError):
         move(folder, temporary, name)
         return Outcome(done=False)
-    return Outcome(done=False, left=True)
+    return Outcome(done=False, left="unknown")
 
 
 def create(folder: int, name: str, temporary: str, is_ours: Expected) -> Outcome:
@@ -307,20 +306,12 @@ def _looked_over(folder: int, name: str) -> tuple[Lying, bool] | None:
         os.close(fd)
 
 
-def _gone(folder: int, name: str, *, is_final: bool) -> bool:
-    """Remove the old version, unless an editor may still have it open to write; answers whether it is left."""
-    if not is_final:
-        return True
-    os.unlink(name, dir_fd=folder)
-    return False
-
-
-def _discarded(folder: int, temporary: str, is_ours: Expected) -> bool:
+def _discarded(folder: int, temporary: str, is_ours: Expected) -> Literal["", "unknown"]:
     found = look(folder, temporary)
     if found is not None and is_ours(found):
         os.unlink(temporary, dir_fd=folder)
-        return False
-    return found is not None
+        return ""
+    return "unknown" if found is not None else ""
 
 
 def _resemble(fd: int, made: os.stat_result, like: os.stat_result, mode: int) -> None:

@@ -57,7 +57,7 @@ class Batch:
         self._prepared: set[str] = set()
         self._made: dict[str, os.stat_result] = {}
         self._done: set[str] = set()
-        self._left: set[str] = set()
+        self._left: dict[str, str] = {}
 
     def close(self) -> None:
         """Let go of the folders."""
@@ -121,16 +121,18 @@ class Batch:
 
         if new is None:
             outcome = exchange.remove(folder, name, temporary, is_old)
+            if outcome.left == "old":  # at once: something may be waiting for its folder
+                os.unlink(temporary, dir_fd=folder)
+                outcome = outcome._replace(left="")
             if outcome.done:
                 self.folders.prune(path)
         elif old is None:
             outcome = exchange.create(folder, name, temporary, is_new)
         else:
             outcome = exchange.replace(folder, name, temporary, is_new, is_old)
-        if not outcome.left:
-            self._prepared.discard(path)
-        else:
-            self._left.add(path)
+        self._prepared.discard(path)
+        if outcome.left:
+            self._left[path] = outcome.left
         if outcome.done:
             self._done.add(path)
         return outcome.done
@@ -143,32 +145,25 @@ class Batch:
         else:
             _sync_all(self.folders.root)
 
-    def sweep(self, *, after_crash: bool = False) -> Iterator[Leftover]:
-        """Clear away what is left under our names. A text that somebody saved goes back to its place, if that is free
-        or has ours in it; else it is handed out, and goes when the caller comes back for the next.
+    def sweep(self) -> Iterator[Leftover]:
+        """Clear away what `put` left under our names. A text that somebody saved goes back to its place, if that is
+        free or has ours in it; else it is handed out, and goes when the caller comes back for the next.
         """
-        for path, old, new in self.differences:
-            if not after_crash and path not in self._left:
-                continue
-            temporary = self._temporary(path)
-            for name in (temporary + ASIDE, temporary):
-                try:
-                    folder, target = self.folders.at(path)
-                    found = exchange.look(folder, name)
-                except OSError:
-                    break
-                if found is None:
-                    continue
-                is_cut_short = path not in self._done and (new is None or name != temporary)
-                if self.is_same(found, old) and is_cut_short:
-                    # a crash between two steps of a removal, or of an exchange without the system's help
-                    if not _moved(folder, name, target):
-                        os.unlink(name, dir_fd=folder)
-                elif self.is_same(found, new) or self.is_same(found, old):
-                    os.unlink(name, dir_fd=folder)
-                elif not self._is_back(folder, target, name, found, new):
-                    yield Leftover(path, old, found)
-                    self._discard(folder, name, found)
+        for difference in self.differences:
+            left = self._left.get(difference.path)
+            if left == "unknown":
+                yield from self._cleared(difference, is_removed=difference.path in self._done)
+            elif left == "old":
+                with contextlib.suppress(OSError):
+                    folder, _ = self.folders.at(difference.path)
+                    os.unlink(self._temporary(difference.path), dir_fd=folder)
+
+    def sweep_all(self, is_removed: Callable[[str], bool]) -> Iterator[Leftover]:
+        """The same after a crash, when nobody remembers what was left. A file that was on its way out is gone for
+        good only if `is_removed` says so; else it goes back.
+        """
+        for difference in self.differences:
+            yield from self._cleared(difference, is_removed=is_removed(difference.path))
 
     def drop(self) -> None:
         """Take back what `prepare` wrote, when it comes to nothing."""
@@ -223,6 +218,27 @@ class Batch:
         made = exchange.write_temporary(folder, name, difference.new.mode, data, like, durable=durable)
         self._made[difference.path] = made
 
+    def _cleared(self, difference: Difference, *, is_removed: bool) -> Iterator[Leftover]:
+        path, old, new = difference
+        temporary = self._temporary(path)
+        for name in (temporary + ASIDE, temporary):
+            try:
+                folder, target = self.folders.at(path)
+                found = exchange.look(folder, name)
+            except OSError:
+                return
+            if found is None:
+                continue
+            # between two steps of a removal, or of an exchange without the system's help, nothing lies at the path
+            is_cut_short = not is_removed if new is None else name != temporary
+            if self.is_same(found, new) or self.is_same(found, old):
+                if not (is_cut_short and self.is_same(found, old) and _moved(folder, name, target)):
+                    os.unlink(name, dir_fd=folder)
+                    self.folders.prune(path)
+            elif not self._is_back(folder, target, name, found, new):
+                yield Leftover(path, old, found)
+                self._discard(folder, name, found)
+
     def _is_back(self, folder: int, target: str, name: str, found: Lying, new: TreeEntry | None) -> bool:
         """True when a person's text is at its place again."""
         if _moved(folder, name, target):
@@ -232,7 +248,7 @@ class Batch:
         outcome = exchange.replace(
             folder, target, name, lambda there: there.entry == found.entry, lambda there: self.is_same(there, new)
         )
-        if outcome.done and outcome.left:
+        if outcome.left == "old":
             os.unlink(name, dir_fd=folder)
         return outcome.done
 

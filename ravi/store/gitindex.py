@@ -29,7 +29,7 @@ _SKIP_WORKTREE, _INTENT_TO_ADD = 0x4000, 0x2000  # in the second word of flags
 _MODE = re.compile(rb"\x00\x00(?:\x81[\xa4\xed]|[\xa0\xe0]\x00)")
 _MODES = frozenset({FILE, EXECUTABLE, LINK, SUBMODULE})
 _NODE = re.compile(rb"([^\0]*)\0(-?\d+) (\d+)\n")  # of a cache-tree; an oid follows, unless the count is -1
-_PLENTY = 500  # paths from which on reading the whole index is cheaper than looking for each
+_PLENTY = 100  # entries that are read in the time in which one is found
 _NEAR = 4096  # bytes in which a path is looked for entry by entry
 
 
@@ -85,6 +85,7 @@ class GitIndex:
         self.rights = rights
         self.is_native = is_native  # False: git has to write it
         self._data = data
+        self._placed: dict[bytes, tuple[int, bool]] = {}  # the last answer: what was looked up is then changed
         magic, self.version, self.count = _HEADER.unpack(data[:_START])
         if magic != b"DIRC" or self.version not in (2, 3):
             raise _UnreadableError
@@ -120,7 +121,7 @@ class GitIndex:
     def many(self, paths: Collection[str]) -> dict[str, IndexEntry | None]:
         """`entry` for every one of `paths`."""
         names = {os.fsencode(path): path for path in paths}
-        places = self._places(names) if len(names) > _PLENTY else {name: self._find(name) for name in names}
+        places = self._places(names)
         return {names[name]: self._entry(at) if is_there else None for name, (at, is_there) in places.items()}
 
     def entries(self) -> Iterator[tuple[str, IndexEntry]]:
@@ -163,11 +164,11 @@ class GitIndex:
         What a merge left in several versions stays, and so does what would become a file and a folder at once.
         """
         names = {os.fsencode(path): update for path, update in updates.items()}
-        places = self._places(names) if len(names) > _PLENTY else None
+        places = self._places(names)
         edits: list[tuple[int, int, bytes, bytes]] = []  # from, to, name, new bytes
         count = self.count
         for name, update in names.items():
-            at, is_there = places[name] if places else self._find(name)
+            at, is_there = places[name]
             if is_there and self._entry(at).stage:
                 continue
             end = at + self._size(at) if is_there else at
@@ -342,8 +343,17 @@ class GitIndex:
                 yield at
                 at += self._size(at)
 
-    def _places(self, names: Iterable[bytes]) -> dict[bytes, tuple[int, bool]]:
-        """What `_find` answers, for many names in one pass."""
+    def _places(self, names: Collection[bytes]) -> dict[bytes, tuple[int, bool]]:
+        """What `_find` answers, for many names."""
+        if names == self._placed.keys():
+            return self._placed
+        if len(names) * _PLENTY < self.count:
+            self._placed = {name: self._find(name) for name in names}
+        else:
+            self._placed = self._places_in_one_pass(names)
+        return self._placed
+
+    def _places_in_one_pass(self, names: Collection[bytes]) -> dict[bytes, tuple[int, bool]]:
         wanted = iter(sorted(names))
         found: dict[bytes, tuple[int, bool]] = {}
         name = next(wanted, None)

@@ -368,9 +368,10 @@ class _Wanted(NamedTuple):
         if self.label is not None:
             parts.append("instr(t.labels, ?)")
             args.append(f"\n{self.label}\n")
-        if self.text is not None and (words := [w for w in self.text.split() if any(map(str.isalnum, w))]):
-            parts.append("t.key IN (SELECT rowid FROM words WHERE words MATCH ?)")
-            args.append(" ".join('"{}"*'.format(word.replace('"', '""')) for word in words))
+        if self.text and not self.text.isspace():
+            words = [word.replace('"', '""') for word in self.text.split() if any(map(str.isalnum, word))]
+            parts.append("t.key IN (SELECT rowid FROM words WHERE words MATCH ?)" if words else "0")
+            args += [" ".join(f'"{word}"*' for word in words)] if words else []
         return " AND ".join(parts), args
 
 
@@ -381,9 +382,8 @@ def holds_up(kind: int, status: str | None, on_upstream_failure: str) -> bool:
     return status not in CLOSED
 
 
-to_json = json.JSONEncoder(
-    ensure_ascii=False, default=dict
-).encode  # one encoder for all: making one costs as much as using it
+# One encoder for all: making one costs as much as using it.
+to_json = json.JSONEncoder(ensure_ascii=False, default=dict).encode
 
 
 def encode(noun: Any, skip: Collection[str]) -> str:
@@ -411,14 +411,8 @@ def decode(text: str) -> dict[str, Any]:
 def _defaults(noun: type[Any]) -> dict[str, Any]:
     from dataclasses import MISSING, fields
 
-    return {
-        f.name: f.default_factory()
-        if f.default_factory is not MISSING
-        else f.default
-        if f.default is not MISSING
-        else ...
-        for f in fields(noun)
-    }
+    made = {f.name: f.default_factory() for f in fields(noun) if f.default_factory is not MISSING}
+    return {f.name: made.get(f.name, f.default) for f in fields(noun)}
 
 
 def _plain(value: Any) -> Any:

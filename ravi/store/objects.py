@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import threading
+import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ FILE, EXECUTABLE, LINK, FOLDER, SUBMODULE = 0o100644, 0o100755, 0o120000, 0o0400
 EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 
 _SPILL = 64 << 20  # bytes of unwritten objects after which they go to the disk without waiting for `flush`
+_MARKED = 60.0  # seconds after which a pack whose flusher did not say `release` is released all the same
 _CHUNK = 256  # trees asked for at once
 
 
@@ -109,7 +111,7 @@ class Objects:
         self._pending: dict[str, _Pending] = {}
         self._pending_bytes = 0
         self._batches: dict[int, Batch] = {}
-        self._kept: dict[str, int] = {}
+        self._kept: dict[str, tuple[int, float]] = {}
         self._unfoldable: set[str] = set()
         self._folds = 0
         self._is_swept = False
@@ -150,11 +152,7 @@ class Objects:
 
     def kind(self, oid: str) -> str | None:
         """`commit`, `tree`, `blob` or `tag`; None when there is no such object, pending or stored."""
-        with self._lock:
-            if oid in self._pending:
-                return self._pending[oid].kind
-            answer = self._git.sizes([oid])[0]
-            return answer and answer[0]
+        return self._kinds([oid])[0]
 
     def blob(self, oid: str) -> bytes:
         """The bytes of a file. Raises NotFound."""
@@ -268,8 +266,7 @@ class Objects:
                 already[""] = change
             else:
                 node[name] = change
-            if isinstance(change, TreeEntry):
-                self._check_entry(change, path)
+        self._check_entries({p: c for p, c in changes.items() if isinstance(c, TreeEntry) and c.mode != SUBMODULE})
         return self._applied(tree, root, "") or self._put_tree(b"", {})
 
     def flush(self) -> None:
@@ -283,15 +280,15 @@ class Objects:
             with writing(self.folder):
                 path = packs.write(self.folder, rows, mode=self._mode())
             with self._lock:
-                self._kept[path] = threading.get_ident()
+                self._kept[path] = (threading.get_ident(), time.monotonic())
                 for oid in batch:
                     self._drop(oid)
 
     def release(self) -> None:
         """Say that refs name what this thread flushed: git may repack it. At the end of the process all is released."""
-        mine = threading.get_ident()
+        mine, before = threading.get_ident(), time.monotonic() - _MARKED
         with self._lock:
-            done = [path for path, thread in self._kept.items() if thread == mine]
+            done = [path for path, (thread, when) in self._kept.items() if thread == mine or when < before]
             for path in done:
                 del self._kept[path]
         for path in done:
@@ -453,15 +450,26 @@ class Objects:
             raise Refused(f"{path}: it cannot be a file and a folder")
         return self._changed(None, file, path)
 
-    def _check_entry(self, entry: TreeEntry, path: str) -> None:
-        """An entry that came from outside must name an object that is here. (What caches hold may be gone.)"""
-        if entry.mode == SUBMODULE:
-            return
-        kind, wanted = self.kind(entry.oid), "tree" if entry.is_folder else "blob"
-        if kind is None:
-            raise NotFound(f"{path}: object {entry.oid} is missing")
-        if kind != wanted:
-            raise _unexpected(entry.oid, kind, wanted)
+    def _check_entries(self, entries: Mapping[str, TreeEntry]) -> None:
+        """Entries that came from outside must name objects that are here. (What caches hold may be gone.)"""
+        for (path, entry), kind in zip(
+            entries.items(), self._kinds([one.oid for one in entries.values()]), strict=True
+        ):
+            wanted = "tree" if entry.is_folder else "blob"
+            if kind is None:
+                raise NotFound(f"{path}: object {entry.oid} is missing")
+            if kind != wanted:
+                raise _unexpected(entry.oid, kind, wanted)
+
+    def _kinds(self, oids: Sequence[str]) -> list[str | None]:
+        with self._lock:
+            asked = [oid for oid in oids if oid not in self._pending]
+            stored = dict(zip(asked, self._git.sizes(asked), strict=True)) if asked else {}
+            found: list[str | None] = []
+            for oid in oids:
+                answer = stored.get(oid)
+                found.append(self._pending[oid].kind if oid in self._pending else answer and answer[0])
+            return found
 
     def _put_tree(self, raw: bytes, entries: dict[str, TreeEntry]) -> str:
         oid = self._put("tree", raw)
@@ -674,7 +682,7 @@ def _unexpected(oid: str, kind: str, wanted: str) -> Malformed:
     return Malformed(f"object {oid} is a {kind}, not a {wanted}")
 
 
-def _close(git: CatFile, kept: dict[str, int]) -> None:
+def _close(git: CatFile, kept: dict[str, tuple[int, float]]) -> None:
     git.close()
     for path in kept:
         packs.release(path)

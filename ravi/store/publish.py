@@ -8,7 +8,7 @@ So every comparison with the person's files and commits has the right start, wha
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -344,7 +344,7 @@ class Publisher:
             self._checkpoint("synced")
             self._move_published(plan, published, target)
             self._checkpoint("published")
-            conflicts = self._sweep(batch)
+            conflicts = self._kept(batch.sweep())
             self._checkpoint("swept")
             self._forget_note()
             return Published(target, tuple(plan.written), plan.held, conflicts)
@@ -421,15 +421,22 @@ class Publisher:
         except NotFound:  # so old that git has thrown its objects away
             self._forget_note()
             return "", ()
+        is_complete = self.refs.read(PUBLISHED) != note.published  # but for the sweeping
+        tip = self.tree(checkout.tip)
+        is_theirs = (
+            not is_complete and checkout.tip != note.target
+        )  # they moved the branch; what they have there counts
+
+        def is_removed(path: str) -> bool:
+            return not is_theirs or tip is None or self.objects.entry(tip, path) is None
+
         with self._batch(differences, note.token) as batch:
-            conflicts = self._sweep(batch, after_crash=True)
-            if self.refs.read(PUBLISHED) != note.published:  # it was complete but for the sweeping
-                self._forget_note()
-                return "", conflicts
-            if checkout.tip != note.target:
+            conflicts = self._kept(batch.sweep_all(is_removed))
+            if is_theirs:
                 self._undo(batch, checkout)
-                self._forget_note()
-                return "", conflicts
+        if is_complete or is_theirs:
+            self._forget_note()
+            return "", conflicts
         done = self._write_out(checkouts.read(self.dirs, self.refs), note.published, note.target, resumed=True)
         if done is None:
             return _BUSY, conflicts
@@ -452,13 +459,12 @@ class Publisher:
             undo.prepare(plan.seen, durable=self._durable)
             for difference in plan.in_order():
                 undo.put(difference, plan.seen[difference.path])
-            self._sweep(undo)
+            self._kept(undo.sweep())
             if self._durable:
                 undo.sync()
 
-    def _sweep(self, batch: Batch, *, after_crash: bool = False) -> tuple[tuple[str, str], ...]:
-        """Clear away our temporary files. A text that somebody saved and that has no place is recorded."""
-        left = batch.sweep(after_crash=after_crash)
+    def _kept(self, left: Iterable[Leftover]) -> tuple[tuple[str, str], ...]:
+        """Record what somebody saved that has no place any more."""
         return tuple((one.path, "saved twice at once") for one in left if self._keep(one))
 
     def _keep(self, one: Leftover) -> bool:

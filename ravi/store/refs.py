@@ -125,7 +125,13 @@ class Refs:
             sync(lock.fd)
             lock.move()
             os.fchmod(lock.fd, os.stat(os.path.join(self.git_dir, "HEAD")).st_mode & 0o666)  # the mark goes last
-            self._sync_name(lock.path)
+            try:
+                self._sync_name(lock.path)
+            except OSError as fault:  # who asks again must know that it is there
+                raise Unavailable(
+                    f"{lock.path}: {fault.strerror}; it is written, but a power cut may take it back",
+                    hint="mend the disk, then look what is there",
+                ) from fault
         if log:
             self._append_log(name, old, new, log)
 

@@ -94,6 +94,7 @@ class Writer:
         self._lock = Lock(os.path.join(common_dir, "ravi", "writer.lock"))
         self._queue: list[_Request] = []
         self._is_led = False
+        self._leader = 0
         self._door = threading.Lock()
         self._folding: threading.Thread | None = None
 
@@ -104,6 +105,8 @@ class Writer:
         `propose` runs under the writer's lock, perhaps in another thread and more than once: it reads the tip, and
         leaves the world alone. What it raises is raised here, and harms no other.
         """
+        if self._leader == threading.get_ident():
+            raise RuntimeError("a proposer must not record: it would wait for itself")
         request = _Request(propose, ref, base)
         request.woken.acquire()
         with self._door:
@@ -161,7 +164,7 @@ class Writer:
     def _lead(self) -> None:
         with self._door:
             group, self._queue = self._queue[:_GROUP], self._queue[_GROUP:]
-        mine = group[0]
+        mine, self._leader = group[0], threading.get_ident()
         try:
             self._record(group)
         except Exception as fault:  # noqa: BLE001 - it is raised in the thread of each request
@@ -174,6 +177,7 @@ class Writer:
                     request.end(fault=Unavailable("the writer was interrupted; ask again"))
             raise
         finally:
+            self._leader = 0
             for request in group:
                 if request is not mine:
                     request.woken.release()
@@ -255,7 +259,8 @@ class Writer:
         if draft.tree is not None and objects.kind(draft.tree) != "tree":
             raise NotFound(f"{request.ref}: the draft's tree {draft.tree} is missing")
         for parent in draft.parents:
-            objects.commit(parent)  # raises when it is none
+            if objects.kind(parent) != "commit":
+                raise NotFound(f"{request.ref}: the draft's parent {parent} is missing")
         start = draft.tree if draft.tree is not None else tree
         changed = objects.apply(start, draft.changes) if draft.changes or start is None else start
         parents = tuple(dict.fromkeys(p for p in (tip, *draft.parents) if p is not None))

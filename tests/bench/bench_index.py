@@ -96,10 +96,12 @@ def measure(count: int, open_share: float) -> dict[str, float]:
         gc.collect()
         figures: dict[str, float] = {}
         index = Index(path, objects)
-        start = time.perf_counter()
+        before, start = os.times(), time.perf_counter()
         index.catch_up(commit)
         figures["from nothing, s"] = time.perf_counter() - start
         index.close()
+        times = os.times()
+        figures["from nothing, s of CPU"] = times.user + times.system - before.user - before.system
         figures["from nothing, peak RSS in MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         figures["size, MB"] = sum(os.path.getsize(Path(root, ".ravi", f)) for f in os.listdir(f"{root}/.ravi")) / 1e6
 

@@ -218,6 +218,21 @@ def test_a_run_that_ends_well_with_open_children_waits_for_them_and_names_the_qu
     assert (dict(end.changes), end.targets) == ({"waiting_on": ["open", "quick"]}, ())
 
 
+def test_a_parent_whose_children_were_quicker_than_itself_sees_what_came_of_them():
+    begun, after = stamp(NOW), stamp(NOW + timedelta(seconds=1))
+    view = Reading([task(), task("quick", parent="login", created=after, status="done")])
+    quick = run(status="succeeded", started=begun)
+    assert dict(conclude(task(), quick, "succeeded", view, NOW).changes) == {"waiting_on": ["quick"]}
+    said = conclude(task(), replace(quick, outcome="done"), "succeeded", view, NOW)
+    assert said.changes["status"] == "done", "it says itself that it has seen enough"
+
+
+def test_a_retry_is_caused_by_the_attempt_that_failed():
+    failed = run(retry_at=stamp(NOW), merge="d" * 40)
+    (launch,) = deciding(task(), runs=[failed], on=event(kinds.TIMER_DUE))
+    assert launch.cause.commit == "d" * 40
+
+
 def test_a_task_with_checks_ends_in_review():
     end = conclude(task(has_checks=True), run(status="succeeded"), "succeeded", Reading(), NOW)
     assert end.changes["status"] == "review"
@@ -273,8 +288,9 @@ def test_a_run_may_do_what_its_token_says_and_nothing_else():
     for verb in ("tasks.show", "tasks.comment"):
         assert refusal(actor, verb, child, view) == "", verb
     for verb, about in [
-        ("tasks.done", child), ("tasks.show", other), ("tasks.comment", other), ("tasks.edit", own), ("tasks.cancel", own),
-        ("tasks.new", None), ("tasks.new", other), ("agents.new", None), ("runs.stop", own), ("log", None), ("anything", own),
+        ("tasks.done", child), ("tasks.show", other), ("tasks.comment", other), ("tasks.edit", own),
+        ("tasks.cancel", own), ("tasks.new", None), ("tasks.new", other), ("agents.new", None), ("runs.stop", own),
+        ("log", None), ("anything", own),
     ]:  # fmt: skip
         assert refusal(actor, verb, about, view), verb
     assert refusal(Actor("ann", "ann@example.org"), "tasks.edit", other, view) == ""

@@ -57,11 +57,11 @@ def prepared(workspace, tmp_path):
     return workspace, promises
 
 
-def up(workspace, *options: str, scope: list[str]) -> subprocess.CompletedProcess[str]:
+def up(workspace, *options: str, scope: list[str], timeout: str = "60s") -> subprocess.CompletedProcess[str]:
     """`ravi up --until-idle` under strace, from a folder that is not the workspace's: paths are told whole."""
     return subprocess.run(
         ["strace", "-f", "-qq", *scope, *options, sys.executable, "-m", "ravi", "-C", str(workspace.root),
-         "up", "--until-idle", "--timeout", "60s"],
+         "up", "--until-idle", "--timeout", timeout],
         check=False, cwd="/", env=workspace.environ, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
 
@@ -94,19 +94,18 @@ def spread(found: list[Point], count: int, about: str) -> list[Point]:
     return [found[rng.randrange(low, high)] for low, high in itertools.pairwise(edges)]
 
 
-def hurt(prepared, tmp_path: Path, chosen: list[tuple[Point, str]], scope: list[str]) -> dict[str, object]:
-    """Do each of these harms to a copy of its own, let ravi go on undisturbed, and check."""
+def hurt(prepared, tmp_path: Path, chosen: list[tuple[Point, str]], scope: list[str], **kw: str) -> dict[str, object]:
+    """Do each of these harms to a copy of its own, let ravi go on undisturbed, and check. `{}` in a harm is the n."""
     workspace, promises = prepared
     hits = lost = half = 0
     codes: Counter[int] = Counter()
     for number, (point, harm) in enumerate(chosen):
         hurt = copy(workspace, tmp_path / f"hurt-{number}")
         told = tmp_path / "told"
-        done = up(hurt, f"--trace={point.name}", f"--inject={point.name}:{harm}:when={point.number}",
-                  f"--output={told}", scope=scope)  # fmt: skip
-        what = f"{point.name} number {point.number}, {harm}: ended with {done.returncode}\n{done.stdout}{done.stderr}"
-        is_hit = "(INJECTED)" in told.read_text(errors="replace") or done.returncode == -9
-        hits += is_hit
+        inject = f"{point.name}:{harm.format(point.number)}"
+        done = up(hurt, f"--trace={point.name}", f"--inject={inject}", f"--output={told}", scope=scope, **kw)
+        what = f"{inject}: ended with {done.returncode}\n{done.stdout}{done.stderr}"
+        hits += "(INJECTED)" in told.read_text(errors="replace") or done.returncode == -9
         codes[done.returncode] += 1
         assert "Traceback" not in done.stderr, what
         assert done.returncode in (0, 1, 3, 7, -9), what
@@ -125,23 +124,32 @@ def hurt(prepared, tmp_path: Path, chosen: list[tuple[Point, str]], scope: list[
 def test_a_call_that_fails_costs_nothing(kind, prepared, tmp_path, figures):
     found = points(prepared[0], tmp_path, (kind,), ALONE)
     errors = ERRORS.get(kind, ("ENOSPC", "EIO"))
-    some = spread(found, size(7, 0), kind)
-    chosen = [(point, f"error={errors[number % len(errors)]}") for number, point in enumerate(some)]
+    some = spread(found, size(6, 0), kind)
+    chosen = [(point, f"error={errors[number % len(errors)]}:when={{}}") for number, point in enumerate(some)]
     if FULL:
-        chosen = [(point, f"error={error}") for point in some for error in errors]
+        chosen = [(point, f"error={error}:when={{}}") for point in some for error in errors]
     figures(calls=len(found), **hurt(prepared, tmp_path, chosen, ALONE))
+
+
+@pytest.mark.parametrize(("kind", "error"), [("write", "ENOSPC"), ("sync", "EIO")])
+def test_a_disk_that_fails_from_some_call_on_costs_nothing(kind, error, prepared, tmp_path, figures):
+    """Every call fails from the n-th on; ravi waits for better times until its own time is over."""
+    found = points(prepared[0], tmp_path, (kind,), ALONE)
+    chosen = [(point, f"error={error}:when={{}}+") for point in spread(found, size(4, 0), f"{kind} on")]
+    figures(calls=len(found), **hurt(prepared, tmp_path, chosen, ALONE, timeout="2s"))
 
 
 def test_a_kill_at_any_call_costs_nothing(prepared, tmp_path, figures):
     found = points(prepared[0], tmp_path, tuple(KINDS), ALONE)
-    some = spread(found, size(12, 0), "kill")
-    figures(calls=len(found), **hurt(prepared, tmp_path, [(point, "signal=KILL") for point in some], ALONE))
+    chosen = [(point, "signal=KILL:when={}") for point in spread(found, size(10, 0), "kill")]
+    figures(calls=len(found), **hurt(prepared, tmp_path, chosen, ALONE))
 
 
-def test_a_call_that_fails_in_a_program_of_ours_costs_nothing(prepared, tmp_path, figures):
-    """git, the keeper and the agents are hit too. An agent that fails each time is given up in the end."""
+@pytest.mark.parametrize("harm", ["error=EIO", "signal=KILL"])
+def test_a_program_of_ours_that_fails_or_dies_costs_nothing(harm, prepared, tmp_path, figures):
+    """git, the keeper and the agents are hit too. An agent that dies each time is given up in the end."""
     workspace, promises = prepared
     promises.ends |= {"first": "done|failed", "second": "done|blocked"}
-    found = points(workspace, tmp_path, ("write", "open"), [])
-    some = spread(found, size(6, 0), "programs")
-    figures(calls=len(found), **hurt(prepared, tmp_path, [(point, "error=EIO") for point in some], []))
+    found = points(workspace, tmp_path, ("open",), [])
+    chosen = [(point, f"{harm}:when={{}}") for point in spread(found, size(6, 0), f"programs {harm}")]
+    figures(calls=len(found), **hurt(prepared, tmp_path, chosen, []))

@@ -82,6 +82,7 @@ def test_a_failing_agent_is_tried_again_and_then_given_up(workspace):
     workspace.up(code=1)
     runs = workspace.json("runs", "list", "--task", "doomed")
     assert [(r["attempt"], r["status"], r["exit"]) for r in reversed(runs)] == [(1, "failed", 3), (2, "dead", 3)]
+    assert runs[0]["reason"] == "exited with 3: bad luck"
     assert workspace.json("tasks", "show", "doomed")["status"] == "failed"
     assert [r["id"] for r in workspace.json("dead")] == ["doomed.2"]
     workspace.agent("broken", "echo better\n")
@@ -139,6 +140,27 @@ def test_a_callback_to_a_task_comes_with_the_merge(workspace):
     assert "the answer is 42" in said["text"]
     merge = workspace.json("runs", "show", "question.1")["merge"]
     assert workspace.git("log", "-1", "--format=%(trailers:key=Ravi-Callback,valueonly)", merge) == "task:asker told"
+
+
+def test_an_agent_gets_its_instructions_and_what_it_may_read(workspace):
+    workspace.write("notes/a.md", "alpha\n")
+    workspace.write("notes/deep/b.md", "beta\n")
+    workspace.write("secret.md", "no\n")
+    workspace.git("add", "-A")
+    workspace.git("commit", "-qm", "notes")
+    workspace.agent(
+        "reader",
+        'cat > outputs/prompt.md; cd "$RAVI_LANE"; find . -name "*.md" > "$RAVI_TASK_DIR/outputs/seen"\n',
+        "permissions:\n  read: [notes/**]\n",
+    )
+    workspace.task("look", "reader", body="Look around.")
+    workspace.up()
+    prompt = workspace.read("tasks/look/outputs/prompt.md")
+    assert "You are reader." in prompt
+    assert "Look around." in prompt
+    seen = workspace.read("tasks/look/outputs/seen").split()
+    assert {"./notes/a.md", "./notes/deep/b.md", "./tasks/look/TASK.md", "./agents/reader/AGENT.md"} <= set(seen)
+    assert "./secret.md" not in seen
 
 
 def test_a_task_that_depends_on_another_waits_for_it(workspace):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -96,11 +97,18 @@ def test_a_merge_names_its_parents_once_and_may_change_nothing(store: Store) -> 
     merge = store.writer.record(lambda tip: Draft(Message("run x.1: back"), {}, AUTHOR, parents=(side, main)))
     assert merge is not None
     assert store.objects.commit(merge).parents == (main, side)
-    with pytest.raises(NotFound):
-        store.writer.record(lambda tip: Draft(Message("x"), {}, AUTHOR, parents=("1" * 40,)))
-    with pytest.raises(Malformed, match="not a commit"):
-        store.writer.record(lambda tip: Draft(Message("x"), {}, AUTHOR, parents=(store.objects.commit(main).tree,)))
+    for wrong in ("1" * 40, store.objects.commit(main).tree):
+        with pytest.raises(NotFound, match="the draft's parent"):
+            store.writer.record(partial(_merge, wrong))
     store.fsck()
+
+
+def _merge(parent: str, tip: Tip) -> Draft:
+    return Draft(Message("merge"), {}, AUTHOR, parents=(parent,))
+
+
+def _replace(tree: str, tip: Tip) -> Draft:
+    return Draft(Message("replace"), {}, AUTHOR, tree=tree)
 
 
 def test_a_tree_can_be_given_whole_and_changed(store: Store) -> None:
@@ -112,7 +120,7 @@ def test_a_tree_can_be_given_whole_and_changed(store: Store) -> None:
     assert [path for path, _ in store.objects.walk(oid)] == ["a", "c"]
     for wrong in ("1" * 40, first):
         with pytest.raises(NotFound, match="the draft's tree"):
-            store.writer.record(lambda tip, wrong=wrong: Draft(Message("x"), {}, AUTHOR, tree=wrong))  # type: ignore[misc]  # mypy cannot infer a lambda's default
+            store.writer.record(partial(_replace, wrong))
 
 
 def test_blobs_put_beforehand_are_recorded_with_the_commit(store: Store) -> None:
@@ -165,6 +173,12 @@ def test_a_proposer_that_raises_harms_only_itself_and_leaves_no_objects(store: S
     store.write("a", b"1")
     assert store.objects.kind(lost[0]) is None
     assert _subjects(store) == ["note a: written"]
+
+
+def test_a_proposer_that_records_is_told_instead_of_waiting_for_itself(store: Store) -> None:
+    with pytest.raises(RuntimeError, match="must not record"):
+        store.writer.record(lambda tip: Draft(Message("x"), {"a": store.write("b", b"1").encode()}, AUTHOR))
+    assert store.write("a", b"1")
 
 
 def test_a_change_that_cannot_be_is_refused_to_its_proposer(store: Store) -> None:
