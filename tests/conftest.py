@@ -33,7 +33,7 @@ class Workspace:
         """`ravi WORDS`, which must end with `code`."""
         done = subprocess.run(
             [sys.executable, "-m", "ravi", *words],
-            cwd=self.root, env={**self.environ, **(env or {})}, input=input, capture_output=True, text=True, timeout=120,
+            cwd=self.root, env={**self.environ, **(env or {})}, input=input, text=True, capture_output=True, timeout=99,
         )  # fmt: skip
         assert done.returncode == code, f"ravi {' '.join(words)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return Finished(done.returncode, done.stdout, done.stderr)

@@ -62,7 +62,10 @@ def _status(face: Face, told: dict[str, Any]) -> str:
     rows += [
         ("run", f"{run['id']}  {run['agent']}  {run['progress'] or 'since ' + run['started']}") for run in told["runs"]
     ]
-    rows += [
-        ("problem", f"{p['path']}{':' + str(p['line']) if p['line'] else ''}: {p['message']}") for p in told["problems"]
-    ]
+    rows += [("problem", _problem(p)) for p in told["problems"]]
     return face.output.table(rows)
+
+
+def _problem(told: dict[str, Any]) -> str:
+    place = told["path"] + (f":{told['line']}" if told["line"] else "")
+    return ": ".join(part for part in (place, told["key"], told["message"]) if part)

@@ -28,6 +28,7 @@ SCAN_EVERY = 60.0  # seconds between looks at every file, whatever the doorbell 
 PATIENCE = 15.0  # seconds that an end waits for its runs
 PULSE = 2.0  # seconds between looks at the refs: what another process recorded is seen even where nothing rings
 ROOM, FILES = 4 << 20, 64  # bytes and files that must be free before a run is started
+GATHER = 0.02  # seconds that publishing waits for more to write out; by then an agent that is wanted has started
 RECHECK = 0.2  # seconds between looks at something that holds us up: a lock, a merge under way, a file being saved
 
 
@@ -111,8 +112,8 @@ class Loop:
         try:
             bell.watch(self.repository.folders_to_watch())
             self._take()
-            self._follow()
             self._reconsider()
+            self._follow()
             self._launch()
             self._link(None)
             while not self._is_over(until_idle, deadline):
@@ -238,10 +239,11 @@ class Loop:
             return
         touched: set[str] = set()
         while deliveries := self.bus.receive(64):
-            for delivery in deliveries:
-                self._answer(delivery)
-                if delivery.event.type.startswith("task."):
-                    touched.add(delivery.event.subject)
+            answered = [delivery for delivery in deliveries if self._answer(delivery)]
+            self._launch()  # first of all: the rest takes time that an agent can work in
+            for delivery in answered:
+                delivery.ack()
+            touched.update(one.event.subject for one in deliveries if one.event.type.startswith("task."))
         self._link(touched)
         self._tip = tip
         self._publishing.ask()
@@ -251,8 +253,11 @@ class Loop:
         with self.repository.view() as view:
             self.repository.link_open(view, tasks)
 
-    def _answer(self, delivery: Delivery) -> None:
-        """Act on one event. One that cannot be acted on now comes again; one that never can is given up, and said."""
+    def _answer(self, delivery: Delivery) -> bool:
+        """Decide about one event; True when it is to be acknowledged, once what was decided is under way.
+
+        One that cannot be acted on now comes again; one that never can is given up, and said.
+        """
         try:
             with self.repository.view() as view:
                 self._decide(delivery.event, view)
@@ -261,13 +266,14 @@ class Loop:
         except Unavailable as fault:
             self._note("disk", str(fault))
             delivery.nak(RECHECK * 5)
+            return False
         except Exception as fault:  # noqa: BLE001 - one poisonous event must not hold up the others
             self.say(
                 f"{stamp(self.now())[11:19]} event {delivery.event.type} {delivery.event.subject}: given up: {fault!r}"
             )
             delivery.term(repr(fault))
-        else:
-            delivery.ack()
+            return False
+        return True
 
     def _decide(self, event: Event, view: Reading) -> None:
         if event.type == kinds.RUN_DEAD:
@@ -484,6 +490,7 @@ class _Publishing:
                 self._asked.wait_for(
                     lambda: (self._wanted != self._reached and not self._fault) or self._closing, timeout=again
                 )
+                self._asked.wait_for(lambda: self._closing, timeout=GATHER)
                 wanted, closing = self._wanted, self._closing
             try:
                 fault = self._repository.publish()

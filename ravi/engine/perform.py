@@ -511,7 +511,12 @@ class _Running:
 def _is_home(run: Run, tip: Tip) -> bool:
     """True when the end of a run is on the main line, though a failing disk kept us from being told."""
     said = tip.read(run.path)
-    return said is not None and not runs.parse(run.path, said).is_live
+    if said is None:
+        return False
+    try:
+        return not runs.parse(run.path, said).is_live
+    except Malformed:
+        return False
 
 
 def _attempted(run: Run) -> str:

@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import socket
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ def up(app: App, *, until_idle: bool, timeout: float | None, say: Callable[[str]
     app.permit_operator("up")
     gc.freeze()  # what is there by now stays
     gc.enable()
+    sys.setswitchinterval(0.0005)  # while one thread writes out, the one that starts agents must not wait for its turn
     repository = app.repository
     leader = Leader(repository.dirs.common_dir)
     leader.acquire(stamp(app.now()))
@@ -41,9 +43,11 @@ def up(app: App, *, until_idle: bool, timeout: float | None, say: Callable[[str]
         repository.lead(f"pid {os.getpid()} on {socket.gethostname()}")
         repository.adopt()
         write_schemas(repository.private)
+        line = MainLine(repository)
+        line.begin("engine")
         loop = Loop(
             repository,
-            LogBus(MainLine(repository), "engine", clock),
+            LogBus(line, "engine", clock),
             lambda ended: Performer(
                 repository,
                 {"command": CommandRunner(processes), "scripted": ScriptedRunner(processes)},

@@ -29,11 +29,11 @@ def listing(
 
 
 def show(app: App, id: str) -> dict[str, Any]:
-    """One run, with the agent's last words."""
+    """One run, with the agent's last words and what of its work was not taken back."""
     with app.view() as view:
         run = find(view, id)
         app.permit("runs.show", view.task(run.task), view)
-        return {**app.run_json(run), "text": run.text}
+        return {**app.run_json(run), "refused": list(run.refused), "text": run.text}
 
 
 def logs(app: App, id: str, *, follow: bool = False) -> Iterator[bytes]:

@@ -6,6 +6,7 @@ git itself to be read, and git itself changes them.
 """
 
 import contextlib
+import functools
 import hashlib
 import mmap
 import os
@@ -98,7 +99,7 @@ class GitIndex:
         try:
             return cls._opened(path)
         except FileNotFoundError:
-            return cls(_sealed([_HEADER.pack(b"DIRC", 2, 0)]), 0, None)
+            return cls(b"".join(_sealed([_HEADER.pack(b"DIRC", 2, 0)])), 0, None)
         except (_UnreadableError, struct.error, ValueError):
             return cls._converted(dirs, path)
 
@@ -163,6 +164,10 @@ class GitIndex:
 
         What a merge left in several versions stays, and so does what would become a file and a folder at once.
         """
+        return b"".join(self.pieces(updates))
+
+    def pieces(self, updates: Mapping[str, Update | None]) -> list[bytes]:
+        """`updated`, not yet joined: a large index is copied once less."""
         names = {os.fsencode(path): update for path, update in updates.items()}
         places = self._places(names)
         edits: list[tuple[int, int, bytes, bytes]] = []  # from, to, name, new bytes
@@ -428,7 +433,8 @@ def write(
     if index.is_native:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         try:
-            write_all(fd, index.updated(updates))
+            for piece in index.pieces(updates):
+                write_all(fd, piece)
             if index.rights is not None:
                 os.fchmod(fd, index.rights)
             if durable:
@@ -495,7 +501,9 @@ def _invalidated(body: bytes, names: Iterable[bytes]) -> bytes:
         at = match.end() + (_HASH if is_valid else 0)
         below = int(match[3])
         if skipped:
-            skipped += below - 1
+            skipped -= 1
+            at, more = _past(body, at, below)
+            skipped += more
             continue
         while inside and not inside[-1][1]:
             inside.pop()
@@ -511,11 +519,29 @@ def _invalidated(body: bytes, names: Iterable[bytes]) -> bytes:
         if path in parents:
             inside.append((path, below))
         else:
-            skipped = below
+            at, skipped = _past(body, at, below)
     pieces.append(body[done:])
     return b"".join(pieces)
 
 
-def _sealed(pieces: list[bytes]) -> bytes:
-    data = b"".join(pieces)
-    return data + hashlib.sha1(data, usedforsecurity=False).digest()
+def _past(body: bytes, at: int, below: int) -> tuple[int, int]:
+    """Go past so many folders of a cache-tree in one step, if none of them has folders in it; answers how many remain."""
+    if not below:
+        return at, 0
+    leaves = _leaves(below).match(body, at)
+    return (leaves.end(), 0) if leaves else (at, below)
+
+
+@functools.lru_cache(1024)
+def _leaves(count: int) -> re.Pattern[bytes]:
+    return re.compile(rb"(?:[^\0]*\0(?:-1 0\n|\d+ 0\n[\s\S]{20})){%d}" % count)
+
+
+def _sealed(pieces: Iterable[bytes]) -> list[bytes]:
+    """The same, with their checksum at the end."""
+    check = hashlib.sha1(usedforsecurity=False)
+    sealed = []
+    for piece in pieces:
+        check.update(piece)
+        sealed.append(piece)
+    return [*sealed, check.digest()]

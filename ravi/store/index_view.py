@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -389,7 +389,8 @@ to_json = json.JSONEncoder(ensure_ascii=False, default=dict).encode
 def encode(noun: Any, skip: Collection[str]) -> str:
     """The fields of a noun that are not at their defaults, as JSON."""
     told = {}
-    for name, default in _defaults(type(noun)).items():
+    kind: Hashable = type(noun)
+    for name, default in _defaults(kind).items():
         value = getattr(noun, name)
         if name not in skip and value != default:
             told[name] = value
@@ -408,7 +409,7 @@ def decode(text: str) -> dict[str, Any]:
 
 
 @cache
-def _defaults(noun: type[Any]) -> dict[str, Any]:
+def _defaults(noun: Any) -> dict[str, Any]:
     from dataclasses import MISSING, fields
 
     made = {f.name: f.default_factory() for f in fields(noun) if f.default_factory is not MISSING}

@@ -423,16 +423,15 @@ class Publisher:
             return "", ()
         is_complete = self.refs.read(PUBLISHED) != note.published  # but for the sweeping
         tip = self.tree(checkout.tip)
-        is_theirs = (
-            not is_complete and checkout.tip != note.target
-        )  # they moved the branch; what they have there counts
+        # the person moved the branch, or it never moved: what they have there counts
+        is_theirs = not is_complete and checkout.tip != note.target
 
         def is_removed(path: str) -> bool:
             return not is_theirs or tip is None or self.objects.entry(tip, path) is None
 
         with self._batch(differences, note.token) as batch:
             conflicts = self._kept(batch.sweep_all(is_removed))
-            if is_theirs:
+            if is_theirs and checkout.tip != note.start:
                 self._undo(batch, checkout)
         if is_complete or is_theirs:
             self._forget_note()

@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ravi.errors import Conflict, Malformed, Unavailable
-from ravi.store.durable import make_folders, sync, sync_folder, write_all, writing
-from ravi.store.git import GIT_SAFE, call
+from ravi.store.durable import make_folders, sync, sync_folder, write_all, write_new, writing
 
 MAIN, PUBLISHED, EPOCH = "refs/ravi/main", "refs/ravi/published", "refs/ravi/epoch"
 RUNS = "refs/ravi/runs/"
@@ -94,21 +93,13 @@ class Refs:
     def delete(self, name: str, old: str) -> None:
         """Take a ref away. Raises Conflict when it is not at `old`."""
         check_name(name)
-        with self._locked(name) as lock:
+        with writing(self._path(name)), self._locked(name) as lock:
             self._expect(name, old)
-            with self._packed_locked():
-                if name not in self._read_packed():
-                    with contextlib.suppress(FileNotFoundError):
-                        os.unlink(lock.path)
-                    self._sync_name(lock.path)
-                    return
-        # git rewrites packed-refs; with our lock out of its way it compares once more
-        done = call([*_DURABLE, f"--git-dir={self.git_dir}", "update-ref", "--no-deref", "-d", name, old], os.sep)
-        if done.code:
-            if self.read(name) not in (old, None):
-                raise Conflict(f"{name}: it moved while it was taken away")
-            raise Unavailable(f"{name}: git update-ref: {done.err.decode('utf-8', 'replace').strip()}")
-        sync_folder(self.common_dir)
+            with self._packed_locked():  # else `git pack-refs` could pack it just now, and it would come back
+                self._drop_packed(name)  # first: a loose ref hides a packed one
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(lock.path)
+            self._sync_name(lock.path)
 
     # -- steps
 
@@ -240,12 +231,33 @@ class Refs:
 
     @contextlib.contextmanager
     def _packed_locked(self) -> Iterator[None]:
-        """Keep `git pack-refs` from packing a ref while it is taken away: it would come back."""
+        """Keep everybody from writing packed-refs."""
         lock = _LockFile(os.path.join(self.common_dir, "packed-refs"), is_ours=False)
         try:
             yield
         finally:
             lock.close()
+
+    def _drop_packed(self, name: str) -> None:
+        """Take a name out of packed-refs, as git does: all of it is written anew."""
+        if name not in self._read_packed():
+            return
+        path = os.path.join(self.common_dir, "packed-refs")
+        with open(path, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode & 0o777
+            lines = file.read().split(b"\n")
+        kept, drops = list[bytes](), False
+        for line in lines:
+            # a line that begins with ^ says what the tag above it points to
+            drops = line[41:] == os.fsencode(name) if not line.startswith(b"^") else drops
+            if not drops:
+                kept.append(line)
+        temporary = f"{path}.ravi"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)  # of one that was killed here
+        write_new(temporary, b"\n".join(kept), mode)
+        os.rename(temporary, path)
+        sync_folder(self.common_dir)
 
     def _append_log(self, name: str, old: str | None, new: str, log: str) -> None:
         names = [name]
@@ -350,7 +362,6 @@ def _broken(lock: str, *, is_ours: bool) -> bool:
         os.close(fd)
 
 
-_DURABLE = (*GIT_SAFE, "-c", "core.fsync=committed,reference")
 _BAD = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|^\.|\.lock(/|\Z)|[./]\Z|^/")
 
 

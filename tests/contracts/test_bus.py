@@ -3,7 +3,7 @@
 import random
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,75 +13,9 @@ import pytest
 from ravi.bus.base import Bus, Dead, Delivery
 from ravi.bus.log import LogBus
 from ravi.bus.memory import MemoryBus, Stream
-from ravi.core import trailers
-from ravi.core.changes import event_in, events_of, message_of
 from ravi.core.event import Event
-from ravi.store.git import find
-from ravi.store.objects import Objects, Signature
-from ravi.store.refs import MAIN, Refs
-from ravi.store.writer import Draft, Tip, Writer
-
-ME = Signature("ravi", "ravi@agents.invalid", 1_700_000_000)
-
-
-class GitHistory:
-    """The main line of a real repository, as far as a bus needs it."""
-
-    def __init__(self, root: Path) -> None:
-        dirs = find(str(root))
-        self.objects, self.refs = Objects(dirs.common_dir), Refs(dirs.git_dir, dirs.common_dir)
-        self.writer = Writer(self.objects, self.refs, dirs.common_dir, lambda: datetime(2026, 11, 20, tzinfo=UTC))
-        self.moves: list[str] = []
-
-    def commits_after(self, commit: str | None, limit: int) -> Sequence[tuple[str, tuple[Event, ...]]]:
-        line: list[str] = []
-        here = self.refs.read(MAIN)
-        while here is not None and here != commit:
-            line.append(here)
-            parents = self.objects.commit(here).parents
-            here = parents[0] if parents else None
-        return [(oid, self._events(oid)) for oid in line[::-1][:limit]]
-
-    def cursor(self, name: str) -> str | None:
-        return self.refs.read(f"refs/ravi/cursor/{name}")
-
-    def move(self, name: str, to: str, was: str | None) -> None:
-        self.refs.swap(f"refs/ravi/cursor/{name}", to, was)
-        self.moves.append(to)
-
-    def record(self, event: Event) -> bool:
-        def propose(tip: Tip) -> Draft | None:
-            here = tip.commit
-            while here is not None:
-                commit = tip.objects.commit(here)
-                if trailers.parse(commit.message).trailers.get("Ravi-Event") == event.id:
-                    return None
-                here = commit.parents[0] if commit.parents else None
-            return Draft(message_of(event), {}, ME, empty_ok=True)
-
-        return self.writer.record(propose) is not None
-
-    def bury(self, name: str, event: Event, reason: str) -> None:
-        text = message_of(event).render() + "\n" + reason
-        oid = self.objects.put_blob(text.encode())
-        self.objects.flush()
-        self.refs.create(f"refs/ravi/dead/{name}/{len(self.buried(name)):06}", oid)
-
-    def buried(self, name: str) -> Sequence[tuple[Event, str]]:
-        found = []
-        for oid in self.refs.list(f"refs/ravi/dead/{name}/").values():
-            text, _, reason = self.objects.blob(oid).decode().rpartition("\n")
-            event = event_in("", trailers.parse(text))
-            assert event is not None
-            found.append((event, reason))
-        return found
-
-    def close(self) -> None:
-        self.writer.close()
-        self.objects.close()
-
-    def _events(self, oid: str) -> tuple[Event, ...]:
-        return events_of(oid, trailers.parse(self.objects.commit(oid).message), ())
+from ravi.store.history import MainLine
+from ravi.store.repository import Repository
 
 
 class Backend:
@@ -114,9 +48,9 @@ class InTheLog(Backend):
         self.root = root
 
     def open(self, name: str = "engine") -> Bus:
-        history = GitHistory(self.root)
-        self.closers.append(history.close)
-        return LogBus(history, name, self.now)
+        repository = Repository(str(self.root), lambda: datetime(2026, 11, 20, tzinfo=UTC), lambda: "main")
+        self.closers.append(repository.close)
+        return LogBus(MainLine(repository), name, self.now)
 
 
 @pytest.fixture(params=["memory", "log"])

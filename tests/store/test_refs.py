@@ -168,6 +168,42 @@ def test_a_ref_is_taken_away_and_stays_away(store: Store, oids: list[str], is_pa
     assert store.git("rev-parse", "refs/ravi/runs/a.1") == oids[2]
 
 
+def test_the_other_packed_refs_and_what_their_tags_point_to_stay_when_one_goes(store: Store, oids: list[str]) -> None:
+    for n, oid in enumerate(oids):
+        store.git("tag", "-a", "-m", "x", f"t{n}", oid)
+        store.git("update-ref", f"refs/ravi/runs/{n}", oid)
+    store.git("pack-refs", "--all", "--prune")
+    before = (store.root / ".git" / "packed-refs").read_text().split("\n")
+    tag = store.git("rev-parse", "refs/tags/t1")
+    store.refs.delete("refs/ravi/runs/2", oids[2])
+    store.refs.delete("refs/tags/t1", tag)
+    after = (store.root / ".git" / "packed-refs").read_text().split("\n")
+    assert [line for line in before if line not in after] == [
+        f"{oids[2]} refs/ravi/runs/2",
+        f"{tag} refs/tags/t1",
+        f"^{oids[1]}",
+    ]
+    assert store.git("rev-parse", "t0^{commit}", "t2^{commit}").split() == [oids[0], oids[2]]
+    store.git("pack-refs", "--all", "--prune")
+    store.fsck()
+
+
+def test_locks_of_the_dead_are_swept_and_those_of_the_living_stay(store: Store) -> None:
+    places = [store.root / ".git" / name for name in ("packed-refs.lock", "refs/ravi/x.lock", "refs/heads/y.lock")]
+    for place in places:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch(mode=0o744)
+    held = refs._LockFile(str(store.root / ".git" / "refs" / "ravi" / "held"), is_ours=True)
+    gits = store.root / ".git" / "refs" / "heads" / "main.lock"
+    gits.touch(mode=0o644)
+    os.utime(gits, (1, 1))
+    store.refs.sweep()
+    assert not any(place.exists() for place in places)
+    assert gits.exists()
+    held.move()
+    held.close()
+
+
 @pytest.mark.parametrize("is_packed", [False, True], ids=["loose", "packed"])
 def test_a_ref_and_a_folder_of_refs_cannot_share_a_name(store: Store, oids: list[str], is_packed: bool) -> None:
     store.refs.create("refs/ravi/a/b", oids[0])
