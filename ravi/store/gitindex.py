@@ -525,7 +525,7 @@ def _invalidated(body: bytes, names: Iterable[bytes]) -> bytes:
 
 
 def _past(body: bytes, at: int, below: int) -> tuple[int, int]:
-    """Go past so many folders of a cache-tree in one step, if none of them has folders in it; answers how many remain."""
+    """Go past so many folders of a cache-tree in one step, if none of them has folders in it; how many remain."""
     if not below:
         return at, 0
     leaves = _leaves(below).match(body, at)

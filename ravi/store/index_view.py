@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -389,8 +389,7 @@ to_json = json.JSONEncoder(ensure_ascii=False, default=dict).encode
 def encode(noun: Any, skip: Collection[str]) -> str:
     """The fields of a noun that are not at their defaults, as JSON."""
     told = {}
-    kind: Hashable = type(noun)
-    for name, default in _defaults(kind).items():
+    for name, default in _defaults(noun.__class__).items():
         value = getattr(noun, name)
         if name not in skip and value != default:
             told[name] = value
