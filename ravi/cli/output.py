@@ -29,9 +29,11 @@ class Output:
         """Print a result: JSON as it is, or what `text` makes of it."""
         if self.as_json:
             self.write(json.dumps(value, ensure_ascii=False))
-        else:
-            value = _clean(value)
+        elif self.coloured:
+            value = _clean(value)  # before anything is painted
             self.write(text(value) if text else str(value))
+        else:
+            self.write(plain(text(value) if text else str(value)))
 
     def write(self, text: str) -> None:
         """Print what is JSON or text already. It has left when this returns."""
@@ -81,11 +83,11 @@ class Output:
         if not cells:
             return ""
         head = [headings] if headings else []
-        *columns, _ = zip(*head, *cells, strict=True)
-        widths = [max(map(len, column)) for column in columns]
+        columns = list(zip(*head, *cells, strict=True))
+        widths = [max(map(len, column)) for column in columns[:-1]]
         if not self.coloured:
             line = "  ".join([*(f"{{:{width}}}" for width in widths), "{}"]).format
-            return "\n".join([line(*row).rstrip() for row in head + cells])
+            return "\n".join(map(str.rstrip, map(line, *columns)))
         lines = [self.paint("  ".join(map(str.ljust, row, [*widths, 0])), "dim") for row in head]
         for *first, last in cells:
             lines.append("  ".join([*map(self.status, first, widths), last]).rstrip())
@@ -103,4 +105,6 @@ def _clean(value: Any) -> Any:
 
 def plain(text: str) -> str:
     """Text with no control characters, so that what is stored cannot drive the terminal."""
-    return text if text.isprintable() else "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)

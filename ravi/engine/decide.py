@@ -29,6 +29,9 @@ def decide(event: Event, view: View, now: datetime, *, max_depth: int) -> tuple[
         return tuple(_reverted(event, view, cause))
     if event.type in (kinds.TASK_CLOSED, kinds.TASK_EDITED):
         actions += _callbacks(event, view, cause)
+    if event.data.get("removed"):
+        live = (run for run in view.live_runs() if run.task == event.subject and view.task(run.task) is None)
+        actions += [Stop(run.id, f"task {run.task} was deleted") for run in live]
     for task in _concerned(event, view):
         actions += _task(task, view, now, cause, max_depth)
     return tuple(actions)

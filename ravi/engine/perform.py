@@ -91,6 +91,11 @@ class Performer:
     def finish(self, run_id: str, result: runner.Result) -> None:
         """Record how a run ended on its own branch, then bring it back to the main line as one merge commit."""
         running = self.running[run_id]
+        if self.repository.run_on_branch(run_id) is None:  # recorded: by who leads now, or a failing disk did not tell us
+            self.repository.writer.check_epoch()
+            del self.running[run_id]
+            running.clean(self.repository, is_merged=False)
+            return
         with self.repository.view() as view:
             task = view.task(running.task.id)
             run = self._ended_run(run_id, result, view)
@@ -293,7 +298,7 @@ class Performer:
             "GIT_CEILING_DIRECTORIES": str(Path(lane.path).parent),
         }
         cwd = Path(repository.root, agent.cwd) if agent.cwd else Path(lane.path, task.folder)
-        minutes = task.timeout if agent.timeout is None else min(task.timeout, agent.timeout)
+        timeout = task.timeout if agent.timeout is None else min(task.timeout, agent.timeout)
         log = repository.run_log(run.id)
         log.parent.mkdir(parents=True, exist_ok=True)
         return runner.Order(
@@ -311,7 +316,7 @@ class Performer:
             command=tuple(_resolved(word, agent_folder) for word in agent.command),
             cwd=cwd,
             env=env,
-            timeout=minutes,
+            timeout=timeout,
             log=log,
             script=agent.script,
             output="jsonl" if agent.output == "jsonl" else "text",

@@ -12,6 +12,7 @@ from ravi.core.event import Event
 from ravi.core.run import Run
 from ravi.core.task import Task
 from ravi.core.times import stamp
+from ravi.errors import Conflict
 from ravi.store.objects import Signature, TreeEntry
 from ravi.store.refs import MAIN
 from ravi.store.repository import Repository
@@ -49,7 +50,15 @@ class MainLine:
         return self._repository.refs.read(CURSORS + name)
 
     def move(self, name: str, to: str, was: str | None) -> None:
-        self._repository.refs.swap(CURSORS + name, to, was)
+        refs, writer, name = self._repository.refs, self._repository.writer, CURSORS + name
+        writer.check_epoch()
+        try:
+            refs.swap(name, to, was)
+        except Conflict:  # moved by one that led before us, was stopped for a while, and did not know yet
+            if writer.epoch is None:
+                raise
+            writer.check_epoch()
+            refs.swap(name, to, refs.read(name))
 
     def record(self, event: Event) -> bool:
         """Commit an event; False when one with its id is recorded, also by somebody at the same moment."""

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -85,14 +86,19 @@ class Ingest:
 
     def look(self, paths: Iterable[str] | None = None, *, now: float = 0.0) -> tuple[Found, ...]:
         """What differs from what was published: at these files and below these folders, or anywhere."""
+        looked = None if paths is None else {path.strip("/") for path in paths}
         with self._scan() as scan:
-            found = tuple(scan.everything() if paths is None else scan.below(paths))
-        for one in found:
-            seen = self._seen.get(one.path)
-            if seen is None or seen.entry != one.entry:
-                self._seen[one.path] = _Seen(one.entry, now)
-        if paths is None:
-            self._seen = {one.path: self._seen[one.path] for one in found}
+            found = tuple(scan.everything() if looked is None else scan.below(looked))
+        differs = {one.path: one.entry for one in found}
+        # What lies as published again begins anew the next time: of a file that is missing now and then, as some
+        # editors save, two moments must not look like one long one.
+        self._seen = {
+            path: seen
+            for path, seen in self._seen.items()
+            if differs.get(path, _Seen) == seen.entry or (path not in differs and not _covers(looked, path))
+        }
+        for path, entry in differs.items():
+            self._seen.setdefault(path, _Seen(entry, now))
         return found
 
     def record(
@@ -147,6 +153,7 @@ class Ingest:
             del todo[path]
             one = scan.at(path, with_data=True)
             if one is None:
+                self._seen.pop(path, None)
                 if (before := listed.get(path)) and before.problem:
                     result.problems.append(Problem(path, before.problem))
                 continue
@@ -180,6 +187,10 @@ class Ingest:
         if not math.isinf(age) and age >= 2 * wait:  # whoever looks only once must go by the wall clock
             return now
         moment = seen.since + wait
+        if (
+            one.entry is None and now - seen.since >= _GONE_FOR * 10
+        ):  # only its folder tells a time, and that is a busy one
+            return moment
         return max(moment, now + wait - age) if 0 <= age < wait else moment
 
     def _moved_from(self, scan: Scan, one: Found) -> str | None:
@@ -324,26 +335,30 @@ class Ingest:
         return False
 
     def _stale(self, standing: Standing, found: Iterable[Found]) -> Iterator[tuple[str, bytes]]:
-        """For files saved by an editor that had an older version open: that version, found by its `updated`."""
+        """For files saved by an editor that had an older version open: that version, found by its `updated`.
+
+        Several may bear the same; the nearest to what was saved is what the editor began with.
+        """
         for one in found:
             if not (one.base and one.entry and one.base.is_file and one.path.endswith((".md", ".yaml", ".yml"))):
                 continue
             stamp = _front(self._objects.blob(one.entry.oid)).get("updated")
             if stamp is None or stamp == _front(self._objects.blob(one.base.oid)).get("updated"):
                 continue
-            older = self._bearing(stamp, one.path, standing.recorded)
-            if older is not None:
-                yield one.path, older
+            older = list(self._bearing(stamp, one.path, standing.recorded))
+            if older:
+                saved = self._objects.blob(one.entry.oid)
+                yield one.path, min(older, key=lambda data: _distance(data, saved))
 
-    def _bearing(self, stamp: object, path: str, recorded: str | None) -> bytes | None:
+    def _bearing(self, stamp: object, path: str, recorded: str | None) -> Iterator[bytes]:
+        """Versions of a file with this stamp, newest first, among them those that people saved while ravi wrote."""
         if recorded is None:
-            return None
-        asked = ["rev-list", "--first-parent", f"--max-count={_BACK}", recorded, "--", path]
+            return
+        asked = ["rev-list", f"--max-count={_BACK}", recorded, "--", path]
         for commit in call(asked, self._publisher.dirs.work_tree).out.split():
             data = self._objects.read(commit.decode(), path)
             if data is not None and _front(data).get("updated") == stamp:
-                return data
-        return None
+                yield data
 
     # -- whose they are
 
@@ -510,6 +525,12 @@ def _front(data: bytes) -> Mapping[str, object]:
         return {}
 
 
+def _distance(one: bytes, other: bytes) -> int:
+    """In how many lines two texts differ."""
+    lines, others = Counter(one.splitlines()), Counter(other.splitlines())
+    return (lines - others).total() + (others - lines).total()
+
+
 def _title(path: str, front: Mapping[str, object], data: bytes) -> str:
     """What a task without an id is called: its title, its first heading, else its folder."""
     title = front.get("title")
@@ -526,6 +547,13 @@ def _is_task(path: str) -> bool:
 
 def _name(path: str) -> str:
     return path.rpartition("/")[2]
+
+
+def _covers(looked: Collection[str] | None, path: str) -> bool:
+    """True when `path` is at or below what was looked at; None is everything."""
+    if looked is None or path in looked or "" in looked:
+        return True
+    return any(path[:at] in looked for at, letter in enumerate(path) if letter == "/")
 
 
 def _mentions_filter(path: str) -> bool:

@@ -312,14 +312,14 @@ class Objects:
             for oid in [oid for oid, one in self._pending.items() if one.batch is batch]:
                 self._drop(oid)
 
-    def wants_folding(self) -> bool:
-        """True when there are many small packs. One listing; the first one sweeps what killed processes left."""
+    def packs(self) -> int:
+        """How many packs there are. One listing; the first one sweeps what killed processes left."""
         present = packs.names(self.folder)
         if not self._is_swept:
             self._is_swept = True
             packs.sweep(self.folder, present)
         packs.mend(self.folder, present)
-        return packs.wants_folding(present)
+        return packs.count(present)
 
     def fold(self) -> bool:
         """Make one pack of the many small ones, beside anything else that goes on. True when it was done."""

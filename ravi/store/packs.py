@@ -12,7 +12,7 @@ import time
 from collections.abc import Collection, Iterable, Sequence
 from itertools import accumulate, pairwise
 
-from ravi.store.durable import sync, sync_folder, write_all
+from ravi.store.durable import hurry, sync, sync_folder, write_all
 from ravi.store.locks import Lock
 
 FOLD_ABOVE = 32  # so many small packs may lie there; git's own limit, where `git gc --auto` begins, is 50
@@ -71,9 +71,9 @@ def names(folder: str) -> list[str]:
         return []
 
 
-def wants_folding(present: Iterable[str]) -> bool:
-    """True when there may be more small packs than there should be: a cheap first look at `names`."""
-    return sum(name.endswith(".idx") for name in present) > FOLD_ABOVE
+def count(present: Iterable[str]) -> int:
+    """How many packs there are, of any size."""
+    return sum(name.endswith(".idx") for name in present)
 
 
 def sweep(folder: str, present: Iterable[str]) -> None:
@@ -227,6 +227,7 @@ def _written(folder: str, pieces: Sequence[bytes | memoryview], table: list[tupl
                 made.append(f"{temporary}{suffix}.tmp")  # git takes whatever ends in .idx for an index
                 fds.append(os.open(made[-1], os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
                 write_all(fds[-1], data)
+                hurry(fds[-1])
             for fd in fds:  # after both are written: the second finds most of its work done by the first
                 sync(fd)
         finally:

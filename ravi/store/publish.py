@@ -225,7 +225,8 @@ class Publisher:
                 return ()
         conflicts: tuple[tuple[str, str], ...] = ()
         name, mail = theirs.author.name, theirs.author.email
-        if is_older:
+        if is_older:  # whoever made that commit, the person is who went back to it
+            name, mail = checkouts.person(self.dirs)
             subject = f"workspace: set back to {tip[:10]} by {name}"
         else:
             subject = f"workspace: what {name} committed is in"

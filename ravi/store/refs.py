@@ -97,8 +97,9 @@ class Refs:
             self._expect(name, old)
             with self._packed_locked():  # else `git pack-refs` could pack it just now, and it would come back
                 self._drop_packed(name)  # first: a loose ref hides a packed one
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(lock.path)
+                if not os.path.isdir(lock.path):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(lock.path)
             self._sync_name(lock.path)
 
     # -- steps

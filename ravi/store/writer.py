@@ -7,7 +7,6 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from ravi.core.trailers import Message
 from ravi.errors import Conflict, Deposed, NotFound, Unavailable
 from ravi.store.locks import Lock
 from ravi.store.objects import Batch, Change, Objects, Signature
+from ravi.store.packs import FOLD_ABOVE
 from ravi.store.refs import EPOCH, MAIN, Refs
 
 __all__ = ["MAIN", "Draft", "Propose", "Tip", "Writer"]
@@ -53,19 +53,20 @@ class Tip(NamedTuple):
 Propose = Callable[[Tip], Draft | None]
 
 
-@dataclass(eq=False, slots=True)
 class _Request:
-    """One call of `record`, on its way. `woken` is a lock its thread waits at: acquired when made."""
+    """One call of `record`, on its way. `woken` is a lock that its thread waits at; the request is made holding it."""
 
-    propose: Propose
-    ref: str
-    base: str | None
-    woken: threading.Lock = field(default_factory=threading.Lock)
-    is_done: bool = False
-    result: str | None = None
-    fault: BaseException | None = None
-    batch: Batch | None = None
-    leads: bool = False
+    def __init__(self, propose: Propose, ref: str, base: str | None) -> None:
+        self.propose = propose
+        self.ref = ref
+        self.base = base
+        self.woken = threading.Lock()
+        self.woken.acquire()
+        self.leads = False
+        self.batch: Batch | None = None
+        self.is_done = False
+        self.result: str | None = None
+        self.fault: BaseException | None = None
 
     def end(self, result: str | None = None, fault: BaseException | None = None) -> None:
         self.result, self.fault, self.is_done = result, fault, True
@@ -108,7 +109,6 @@ class Writer:
         if self._leader == threading.get_ident():
             raise RuntimeError("a proposer must not record: it would wait for itself")
         request = _Request(propose, ref, base)
-        request.woken.acquire()
         with self._door:
             self._queue.append(request)
             request.leads = not self._is_led
@@ -134,6 +134,15 @@ class Writer:
             self.refs.swap(EPOCH, new, old)
             self.objects.release()
         return Writer(self.objects, self.refs, self.common_dir, self.clock, new)
+
+    def check_epoch(self) -> None:
+        """Raise Deposed when somebody else leads this workspace by now."""
+        if self.epoch is None:
+            return
+        now = self.refs.read(EPOCH)
+        if now != self.epoch:
+            who = "" if now is None else f" by {_holder(self.objects.blob(now))}"
+            raise Deposed(f"this workspace was taken over{who}", hint="what is recorded stays; this process must end")
 
     def close(self) -> None:
         """Wait for what goes on behind (the folding of packs)."""
@@ -187,7 +196,7 @@ class Writer:
 
     def _record(self, group: list[_Request]) -> None:
         with self._lock.held():
-            self._check_epoch()
+            self.check_epoch()
             for _ in range(_TRIES):
                 group = [request for request in group if not request.is_done]
                 if not group:
@@ -273,23 +282,19 @@ class Writer:
         message = draft.message.with_trailers(self._term).render()
         return objects.put_commit(changed, parents, draft.author, committer, message)
 
-    def _check_epoch(self) -> None:
-        if self.epoch is None:
-            return
-        now = self.refs.read(EPOCH)
-        if now != self.epoch:
-            who = "" if now is None else f" by {_holder(self.objects.blob(now))}"
-            raise Deposed(f"this workspace was taken over{who}", hint="what is recorded stays; this process must end")
-
     def _tidy(self) -> None:
         """Fold packs behind the back of whoever waits for a commit; the process ends after it, not before."""
-        if self._folding is not None and self._folding.is_alive():
-            return
         with contextlib.suppress(OSError, RuntimeError):  # no more threads, say: it is recorded all the same
-            if self.objects.wants_folding():
-                folding = threading.Thread(target=self.objects.fold, name="ravi-fold")
-                folding.start()
-                self._folding = folding
+            packs = self.objects.packs()
+            if packs <= FOLD_ABOVE:
+                return
+            if self._folding is not None and self._folding.is_alive():
+                if packs > 2 * FOLD_ABOVE:  # we make them faster than they are folded
+                    self._folding.join()
+                return
+            folding = threading.Thread(target=self.objects.fold, name="ravi-fold")
+            folding.start()
+            self._folding = folding
 
 
 def _term(blob: bytes) -> int:

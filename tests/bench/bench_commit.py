@@ -97,11 +97,15 @@ def _latency(benches: dict[int, Bench], commits: int, *, with_rivals: bool) -> N
         for number in range(10):  # warm
             bench.commit(number)
         bench.times.clear()
+    floor = []
     for number in range(commits):  # in turn, so that a busy machine is busy for all of them
         for bench in benches.values():
             bench.commit(1000 + number)
+        floor.append(_floor(next(iter(benches.values())).made.root / ".git", number))
     print("\n| P1: one commit of one change, ms | " + " | ".join(f"{tasks} tasks" for tasks in benches) + " |")
     print("|---|" + "---|" * len(benches))
+    _row("the disk alone: five syncs of the same files, p50", [_ms(statistics.median(floor))] * len(benches))
+    _row("the same, p99", [_ms(_p99(floor))] * len(benches))
     _row("ravi, durable, p50", [_ms(statistics.median(bench.times)) for bench in benches.values()])
     _row("ravi, durable, p99", [_ms(_p99(bench.times)) for bench in benches.values()])
     _row("ravi, packs after it", [str(bench.packs()) for bench in benches.values()])
@@ -111,6 +115,26 @@ def _latency(benches: dict[int, Bench], commits: int, *, with_rivals: bool) -> N
     first, *rest = (statistics.median(bench.times) for bench in benches.values())
     for tasks, median in zip(list(benches)[1:], rest, strict=True):
         print(f"\n{tasks} tasks cost {median / first:.2f} times what {next(iter(benches))} tasks cost.")
+
+
+def _floor(folder: Path, number: int) -> float:
+    """What a durable commit asks of the disk, and nothing else: two files, a folder, a ref, its folder."""
+    started = time.perf_counter()
+    for above, files in (("bench-packs", ("pack", "idx")), ("bench-refs", ("ref",))):
+        place = folder / above
+        place.mkdir(exist_ok=True)
+        fds = [os.open(place / f"{name}.tmp", os.O_WRONLY | os.O_CREAT | os.O_TRUNC) for name in files]
+        for fd in fds:
+            os.write(fd, b"x" * 8000)
+        for fd in fds:
+            os.fsync(fd)
+            os.close(fd)
+        for name in files:
+            os.rename(place / f"{name}.tmp", place / f"{number % 32}.{name}")
+        fd = os.open(place, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+    return time.perf_counter() - started
 
 
 def _throughput(benches: dict[int, Bench], total: int) -> None:

@@ -112,6 +112,7 @@ from datetime import datetime, UTC
 from ravi.core import document
 from ravi.core.times import stamp
 from ravi.core.trailers import Message
+from ravi.errors import Malformed
 from ravi.store import git
 from ravi.store.ingest import Ingest
 from ravi.store.objects import Objects, Signature
@@ -129,7 +130,7 @@ ingest = Ingest(publisher, owner_of=lambda id: None, entropy=os.urandom)
 agent = Signature("ann", "ann@agents.invalid", 1700000000)
 ending = []
 signal.signal(signal.SIGTERM, lambda *_: ending.append(1))
-publisher.finish()
+publisher.absorb()
 print("at work", flush=True)
 log = open(said, "a")
 counts = {"written": 0, "held": 0, "commits": 0, "conflicts": 0}
@@ -145,21 +146,19 @@ def turn(paths):
     return found, published
 
 while not ending:
-    for path in chance.sample(files, 2):
-        progress = f"{time.time_ns()}"
-        now = stamp(datetime.now(UTC))
-        def propose(tip):
-            data = tip.read(path)
-            if data is None:
-                return None
-            changed = document.edit(data, {"progress": progress, "updated": now})
-            return Draft(Message(f"task {path}: goes on"), {path: changed}, agent)
-        try:
-            if writer.record(propose):
-                log.write(f"{path} {progress}\n")
-                log.flush()
-        except Exception as fault:
-            print("not changed:", fault, file=sys.stderr)
+    progress, now = f"{time.time_ns()}", stamp(datetime.now(UTC))
+    changed = {}
+    def propose(tip):
+        changed.clear()
+        for path in chance.sample(files, 6):
+            try:
+                changed[path] = document.edit(tip.read(path), {"progress": progress, "updated": now})
+            except Malformed:  # a half-written file was taken; the other half will follow
+                continue
+        return Draft(Message("workspace: it goes on"), changed, agent)
+    if writer.record(propose):
+        log.write("".join(f"{path} {progress}\n" for path in changed))
+        log.flush()
     publisher.publish()
     turn(files)
 for _ in range(400):
@@ -211,22 +210,28 @@ def race(tmp_path: Path, tell: Callable[..., None], saves: int, seed: int, *, ki
     each = -(-saves // len(KINDS))
     editors = [python(EDITOR, kind, root, each, seed + n, tmp_path / f"said-{kind}") for n, kind in enumerate(KINDS)]
     killed = 0
-    for editor in editors:
-        while kills and editor.poll() is None:
-            try:
-                editor.wait(timeout=0.2 + chance.random())
-            except subprocess.TimeoutExpired:
-                ravi.send_signal(signal.SIGKILL)
-                ravi.communicate()
-                killed += 1
-                ravi = python(RAVI, root, seed + killed, tmp_path / "ravi", *FILES)
-        _, complaint = editor.communicate()
-        assert editor.returncode == 0, complaint
-    assert ravi.stdout is not None
-    assert ravi.stdout.readline() == "at work\n"
-    ravi.send_signal(signal.SIGTERM)
-    said, complaint = ravi.communicate()
-    assert ravi.returncode == 0, complaint
+    try:
+        for editor in editors:
+            while kills and editor.poll() is None:
+                try:
+                    editor.wait(timeout=0.2 + chance.random())
+                except subprocess.TimeoutExpired:
+                    ravi.kill()
+                    ravi.communicate()
+                    killed += 1
+                    ravi = python(RAVI, root, seed + killed, tmp_path / "ravi", *FILES)
+            _, complaint = editor.communicate()
+            assert editor.returncode == 0, complaint
+        assert ravi.stdout is not None
+        assert ravi.stdout.readline() == "at work\n"
+        ravi.send_signal(signal.SIGTERM)
+        said, complaint = ravi.communicate()
+        assert ravi.returncode == 0, complaint
+    except BaseException:
+        for process in (ravi, reader, *editors):
+            process.kill()
+            process.communicate()
+        raise
     reader.send_signal(signal.SIGTERM)
     reads, torn = map(int, reader.communicate()[0].split()[1:])
     seconds = time.monotonic() - started

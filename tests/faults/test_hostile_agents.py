@@ -1,6 +1,7 @@
 """Agents that misbehave, and files that make no sense: each is answered in words, and everybody else's work goes on."""
 
 import os
+import re
 import resource
 import socket
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from harness import Daemon, Promises, check, eventually, git, orphans, tree
+from harness import FULL, Daemon, Promises, check, eventually, git, orphans, tree
 
 pytestmark = pytest.mark.fault
 
@@ -23,7 +24,6 @@ class Agent(NamedTuple):
     end: str = "done"
     words: str = ""  # in `ravi runs show`
     task: str = ""
-    agent: str = ""
     command: str = "[./agent.sh]"
     mode: int = 0o755
 
@@ -40,7 +40,7 @@ AGENTS = {
     ),
     "leaves a daemon": Agent("(setsid nohup sh -c 'sleep 300 & sleep 300' > /dev/null 2>&1 &) &\nexit 0"),
     "writes all over its lane": Agent(
-        'echo mine > "$RAVI_LANE/ravi.yaml"; echo mine > "$RAVI_LANE/agents/hostile/AGENT.md"; echo x > notes.txt\n'
+        'echo mine > "$RAVI_LANE/ravi.yaml"; echo mine > "$RAVI_LANE/agents/$RAVI_AGENT/AGENT.md"; echo x > notes.txt\n'
         'mkdir -p "$RAVI_LANE/tasks/other" && echo x > "$RAVI_LANE/tasks/other/TASK.md"',
         words="agents/ is changed by people only",
     ),
@@ -93,7 +93,7 @@ AGENTS = {
     "closes everything": Agent("exec 0<&- 1>&- 2>&-; exit 3", "failed", "exited with 3"),
     "never ends its words": Agent("printf '\\033]0;owned\\007\\377\\376 \\000 no end'"),
     "asks for what is not its": Agent(
-        "ravi tasks cancel plain; ravi agents new evil -- sh; ravi tasks edit hostile --status cancelled; echo done"
+        "ravi tasks cancel plain; ravi agents new evil -- sh; ravi tasks edit $RAVI_TASK --status cancelled; echo done"
     ),
     "forgets whose it is": Agent(
         'unset RAVI_RUN RAVI_CONTEXT; RAVI_RUN=plain.1 ravi tasks done plain; echo "still here"',
@@ -101,33 +101,36 @@ AGENTS = {
 }
 
 
-@pytest.mark.parametrize("name", AGENTS)
-def test_a_hostile_agent_is_told_of_and_the_daemon_goes_on(name: str, workspace, figures):
-    hostile = AGENTS[name]
+@pytest.mark.parametrize(
+    "names", [pytest.param([n], id=n) for n in AGENTS] if FULL else [pytest.param(list(AGENTS), id="all at once")]
+)
+def test_hostile_agents_are_told_of_and_the_daemon_goes_on(names: list[str], workspace, figures):
     promises = Promises()
-    workspace.agent("hostile", hostile.script + "\n", hostile.agent)
-    if hostile.command != "[./agent.sh]":
-        workspace.write("agents/hostile/AGENT.md", f"---\nrunner: command\ncommand: {hostile.command}\n---\nYou.\n")
-    (workspace.root / "agents/hostile/agent.sh").chmod(hostile.mode)
     workspace.agent("worker", "mkdir -p outputs; echo made > outputs/out.txt; echo fine\n")
-    workspace.task("hostile", "hostile", f"attempts: 1\n{hostile.task}")
-    workspace.task("plain", "worker", "depends_on: [hostile]\non_upstream_failure: run\n")
-    promises.task("hostile", hostile.end)
+    tasks = {f"hostile-{number}": AGENTS[name] for number, name in enumerate(names)}
+    for task, hostile in tasks.items():
+        workspace.agent(task, hostile.script + "\n")
+        if hostile.command != "[./agent.sh]":
+            workspace.write(f"agents/{task}/AGENT.md", f"---\nrunner: command\ncommand: {hostile.command}\n---\nYou.\n")
+        (workspace.root / f"agents/{task}/agent.sh").chmod(hostile.mode)
+        workspace.task(task, task, f"attempts: 1\n{hostile.task}")
+        promises.task(task, hostile.end)
+    after = "".join(f"  - {task}\n" for task in tasks)
+    workspace.task("plain", "worker", f"depends_on:\n{after}on_upstream_failure: run\n")
     promises.task("plain", makes="out.txt")
-    before = memory()
-    workspace.up(code=1 if hostile.end == "failed" else 0)
+    workspace.up(code=1 if any(hostile.end == "failed" for hostile in tasks.values()) else 0)
     assert orphans(workspace) == [], "nothing outlives its run"
     check(workspace, promises)
-    run = workspace.run("runs", "show", "hostile.1").out
-    assert hostile.words in run, run
-    assert run.isascii() or run.isprintable() or "\033" not in run
+    for task, hostile in tasks.items():
+        run = workspace.run("runs", "show", f"{task}.1").out
+        assert hostile.words in run, run
+        assert "\033" not in run, "a terminal is not obeyed"
+        assert "sabotage" not in workspace.read(f"tasks/{task}/TASK.md")
+        log = workspace.root / f".ravi/logs/runs/{task}.1.log"
+        assert not log.exists() or log.stat().st_size < 9 * MB
     assert git(workspace, "log", "--format=%s", "HEAD", "--grep=climbed") == b""
-    assert "tasks/hostile/TASK.md" in tree(workspace)
-    assert not {p for p in tree(workspace) if p.startswith("tasks/other") or "evil" in p}
-    assert "sabotage" not in workspace.read("tasks/hostile/TASK.md")
-    log = workspace.root / ".ravi/logs/runs/hostile.1.log"
-    assert not log.exists() or log.stat().st_size < 9 * MB
-    figures(peak_memory_mb=max(before, memory()) // 1000)
+    assert not [path for path in tree(workspace) if path.startswith("tasks/other") or "evil" in path]
+    figures(agents=len(names), peak_memory_mb=memory() // 1000)
 
 
 def memory() -> int:
@@ -146,6 +149,7 @@ class Bad(NamedTuple):
     words: str
     is_committed: bool = True
     commands: tuple[str, ...] = ("status", "check")  # those that tell of it
+    runs: bool = False
 
 
 def _task(front: str, body: str = "text") -> bytes:
@@ -171,8 +175,8 @@ TASK = "tasks/bad/TASK.md"
 OPEN = "status: open\nassignee: worker"
 BOMB = "\n".join(["a0: &a0 [x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10))])
 FILES = {
-    "front matter that is no YAML": Bad(TASK, _task(f"id: bad\n{OPEN}\ntitle: [unclosed"), "bad/TASK.md"),
-    "front matter without an end": Bad(TASK, f"---\nid: bad\n{OPEN}\n# no end\n".encode(), "bad/TASK.md"),
+    "front matter that is no YAML": Bad(TASK, _task(f"id: bad\n{OPEN}\ntitle: [unclosed"), "TASK.md"),
+    "front matter without an end": Bad(TASK, f"---\nid: bad\n{OPEN}\n# no end\n".encode(), "TASK.md"),
     "an unknown status": Bad(TASK, _task("id: bad\nstatus: opne\nassignee: worker"), "opne"),
     "a status that is a number": Bad(TASK, _task("id: bad\nstatus: 7\nassignee: worker"), "status"),
     "a key that is twice there": Bad(TASK, _task(f"id: bad\n{OPEN}\nstatus: done"), "status"),
@@ -180,61 +184,80 @@ FILES = {
     "its own parent": Bad(TASK, _task(f"id: bad\n{OPEN}\nparent: bad"), "parent"),
     "its own dependency": Bad(TASK, _task(f"id: bad\n{OPEN}\ndepends_on: [bad]"), "depends_on"),
     "an upstream that is missing": Bad(TASK, _task(f"id: bad\n{OPEN}\ndepends_on: [nowhere]"), "nowhere"),
-    "a parent that is missing": Bad(TASK, _task(f"id: bad\n{OPEN}\nparent: nowhere"), "nowhere", commands=("check",)),
+    "a parent that is missing": Bad(
+        TASK, _task(f"id: bad\n{OPEN}\nparent: nowhere"), "nowhere", commands=("check",), runs=True
+    ),
     "an agent that is missing": Bad(
         TASK, _task("id: bad\nstatus: open\nassignee: nobody"), "nobody", commands=("check",)
     ),
     "an id that climbs": Bad(TASK, _task(f"id: ../../outside\n{OPEN}"), "id"),
     "an id of emoji": Bad(TASK, _task(f"id: 🦊🔥\n{OPEN}"), "id"),
     "an id that is a ref's lock": Bad(TASK, _task(f"id: bad.lock\n{OPEN}"), "id"),
-    "an alias bomb": Bad(TASK, _task("id: bad\n" + BOMB), "bad/TASK.md"),
-    "a tag that builds objects": Bad(TASK, _task(f"id: bad\n{OPEN}\nx: !!python/object:os.system ls"), "bad/TASK.md"),
-    "50 KB of brackets": Bad(TASK, _task("id: bad\nx: " + "[" * 50_000), "bad/TASK.md"),
-    "a line of 10 MB": Bad(TASK, _task(f"id: bad\n{OPEN}", "x" * 10 * MB), "bad/TASK.md", is_committed=False),
-    "NUL": Bad(TASK, _task(f"id: bad\n{OPEN}\ntitle: a\0b", "x\0y"), "bad/TASK.md"),
-    "latin-1": Bad(TASK, _task(f"id: bad\n{OPEN}\ntitle: caf\xe9").decode().encode("latin-1"), "bad/TASK.md"),
+    "an alias bomb": Bad(TASK, _task("id: bad\n" + BOMB), "TASK.md"),
+    "a tag that builds objects": Bad(TASK, _task(f"id: bad\n{OPEN}\nx: !!python/object:os.system ls"), "TASK.md"),
+    "50 KB of brackets": Bad(TASK, _task("id: bad\nx: " + "[" * 50_000), "TASK.md"),
+    "a line of 10 MB": Bad(TASK, _task(f"id: bad\n{OPEN}", "x" * 10 * MB), "TASK.md", is_committed=False),
+    "NUL": Bad(TASK, _task(f"id: bad\n{OPEN}\ntitle: a\0b", "x\0y"), "TASK.md"),
+    "latin-1": Bad(TASK, _task(f"id: bad\n{OPEN}\ntitle: caf\xe9").decode().encode("latin-1"), "TASK.md"),
     "conflict markers": Bad(
-        TASK, b"---\nid: bad\n<<<<<<< HEAD\nstatus: open\n=======\nstatus: done\n>>>>>>> x\n---\n", "bad/TASK.md"
+        TASK, b"---\nid: bad\n<<<<<<< HEAD\nstatus: open\n=======\nstatus: done\n>>>>>>> x\n---\n", "TASK.md"
     ),
     "a link out of the workspace": Bad(TASK, _link, "link", is_committed=False),
     "a link to nowhere": Bad(TASK, lambda place: place.symlink_to("nowhere"), "link", is_committed=False),
-    "a pipe": Bad(TASK, os.mkfifo, "bad/TASK.md", is_committed=False, commands=("check",)),
-    "a socket": Bad(TASK, _socket, "bad/TASK.md", is_committed=False, commands=("check",)),
-    "a folder": Bad(TASK, os.mkdir, "bad/TASK.md", is_committed=False, commands=("check",)),
-    "no permission": Bad("agents/bad/AGENT.md", b"---\nrunner: nonsense\n---\n", "nonsense"),
+    "a pipe": Bad(TASK, os.mkfifo, "TASK.md", is_committed=False, commands=("check",)),
+    "a socket": Bad(TASK, _socket, "TASK.md", is_committed=False, commands=("check",)),
+    "a folder": Bad(TASK, os.mkdir, "TASK.md", is_committed=False, commands=("check",)),
+    "an unknown runner": Bad("agents/bad/AGENT.md", b"---\nrunner: nonsense\n---\n", "nonsense"),
     "an agent without a command": Bad("agents/bad/AGENT.md", b"---\nrunner: command\n---\n", "command"),
-    "an agent of brackets": Bad("agents/bad/AGENT.md", b"---\n" + b"{" * 50_000 + b"\n---\n", "bad/AGENT.md"),
+    "an agent of brackets": Bad("agents/bad/AGENT.md", b"---\n" + b"{" * 50_000 + b"\n---\n", "AGENT.md"),
 }
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_a_file_that_makes_no_sense_is_told_of_and_other_tasks_run(name: str, workspace):
-    bad = FILES[name]
+@pytest.mark.parametrize(
+    "names", [pytest.param([n], id=n) for n in FILES] if FULL else [pytest.param(list(FILES), id="all at once")]
+)
+def test_files_that_make_no_sense_are_told_of_and_other_tasks_run(names: list[str], workspace, figures):
     promises = Promises()
     workspace.agent("worker", "mkdir -p outputs; echo made > outputs/out.txt; echo fine\n")
     workspace.up()
-    place = workspace.root / bad.path
-    place.parent.mkdir(parents=True)
-    if callable(bad.make):
-        bad.make(place)
-    else:
-        place.write_bytes(bad.make)
-    if name == "a circle":
-        workspace.task("round", "worker", "depends_on: [bad]\n")
+    made: dict[str, Bad] = {}
+    for number, name in enumerate(names):
+        bad = FILES[name]
+        path = bad.path.replace("/bad/", f"/bad-{number}/")
+        made[path] = bad
+        place = workspace.root / path
+        place.parent.mkdir(parents=True)
+        if callable(bad.make):
+            bad.make(place)
+        else:
+            place.write_bytes(_named(bad.make, number))
+        if name == "a circle":
+            workspace.task("round", "worker", f"depends_on: [bad-{number}]\n")
     workspace.task("plain", "worker")
     promises.task("plain", makes="out.txt")
     workspace.up()
-    for command in bad.commands:
-        told = promises.call(workspace, command)
-        assert (bad.words in told.out, bad.path in told.out) == (True, True), (command, told)
-    beside = git(workspace, "status", "--porcelain", "--untracked-files=all").decode().splitlines()
-    left = tuple(line[3:] for line in beside)
-    assert bad.is_committed == (left == ()), left
-    check(workspace, promises, may_have=left)
-    if not callable(bad.make):
-        assert place.read_bytes().replace(b"\nid: bad\n", b"\n").endswith(bad.make[-20:])
-    assert not (workspace.root / "tasks/bad/runs").exists(), "it does not run"
+    for command in ("status", "check"):
+        told = promises.call(workspace, command).out.splitlines()
+        for path, bad in made.items():
+            said = [line for line in told if f"{path}:" in line]
+            assert command not in bad.commands or any(bad.words in line for line in said), (command, path, told)
+    lines = git(workspace, "status", "--porcelain", "--untracked-files=all").decode().splitlines()
+    left = [line[3:] for line in lines]
+    assert not [path for path in left if made[path].is_committed], left
+    check(workspace, promises, may_have=tuple(left))
+    for number, (path, bad) in enumerate(made.items()):
+        folder = (workspace.root / path).parent
+        assert (folder / "runs").exists() == bad.runs, path
+        if not callable(bad.make) and not bad.runs:
+            lines = (workspace.root / path).read_bytes().split(b"\n")
+            assert not set(_named(bad.make, number).split(b"\n")) - set(lines), "every line is as it was written"
     assert not (workspace.root / "outside").exists()
+    figures(files=len(names))
+
+
+def _named(data: bytes, number: int) -> bytes:
+    """The file with an id of its own."""
+    return re.sub(rb"\bbad\b(?!\.lock)", f"bad-{number}".encode(), data)
 
 
 def test_an_id_that_is_taken_stays_with_its_owner(workspace):
@@ -252,24 +275,6 @@ def test_an_id_that_is_taken_stays_with_its_owner(workspace):
     assert rows["tasks/mine/TASK.md"]["id"] == "mine"
     assert rows["tasks/copy/TASK.md"]["id"] != "mine"
     assert rows["tasks/copy/TASK.md"]["status"] == "draft"
-
-
-def test_all_bad_files_at_once_leave_the_good_one_alone(workspace):
-    promises = Promises()
-    workspace.agent("worker", "mkdir -p outputs; echo made > outputs/out.txt\n")
-    workspace.up()
-    for number, bad in enumerate(FILES.values()):
-        place = workspace.root / bad.path.replace("/bad/", f"/bad-{number}/")
-        place.parent.mkdir(parents=True)
-        if callable(bad.make):
-            bad.make(place)
-        else:
-            place.write_bytes(bad.make.replace(b"id: bad", f"id: bad-{number}".encode()))
-    workspace.task("plain", "worker")
-    promises.task("plain", makes="out.txt")
-    workspace.up()
-    left = git(workspace, "status", "--porcelain", "--untracked-files=all").decode().splitlines()
-    check(workspace, promises, may_have=tuple(line[3:] for line in left))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it reads /proc")

@@ -1,13 +1,14 @@
 """SIGKILL of the daemon at any moment, while an editor saves and others write: nothing is lost or done twice."""
 
 import queue
+import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from harness import Daemon, Editor, Promises, chance, check, percentile, size
+from harness import CURSOR, MAIN, Daemon, Editor, Promises, chance, check, percentile, ref, size
 
 pytestmark = pytest.mark.fault
 
@@ -169,3 +170,57 @@ def test_a_killed_daemon_loses_nothing_and_does_nothing_twice(workspace, tmp_pat
         restart_to_work_p50=f"{percentile(recovered, 0.5):.2f} s",
         restart_to_work_p99=f"{percentile(recovered, 0.99):.2f} s",
     )
+
+
+def test_a_second_daemon_says_who_leads_and_does_nothing(workspace, tmp_path):
+    promises = Promises()
+    ledger = agents(workspace, tmp_path)
+    with Daemon(workspace) as first:
+        first.until(first.is_leading)
+        for _ in range(size(3, 20)):
+            done = promises.call(workspace, "up", "--until-idle")
+            assert (done.code, f"process {first.process.pid} on" in done.err) == (5, True), done
+        assert first.stop() == 0
+    check(workspace, promises, ledger=ledger)
+
+
+@pytest.mark.parametrize("is_at_work", [True, False], ids=["at work", "idle"])
+def test_a_leader_that_was_stopped_for_a_while_is_deposed(is_at_work: bool, workspace, tmp_path, figures):
+    """Stopped, so that its lock is held; the lock file deleted, so that another one leads; and let go again."""
+    promises = Promises()
+    ledger = agents(workspace, tmp_path)
+    gate = tmp_path / "gate"
+    slow = f'{WORKER}while [ ! -e "{gate}" ]; do sleep 0.02; done\n'
+    workspace.agent("slow", slow, f"env:\n  LEDGER: {ledger}\n")
+    workspace.up()
+    editor = Editor(workspace, promises, "editor")
+    rounds = size(2, 20)
+    words = ""
+    for number in range(rounds):
+        gate.unlink(missing_ok=True)
+        with Daemon(workspace) as first, ExitStack() as stack:
+            first.until(first.is_leading)
+            if is_at_work:
+                editor.new(f"long-{number}", "slow")
+                promises.task(f"long-{number}", makes="out.txt")
+                first.until(lambda number=number: f"long-{number}.1\n" in ledger.read_text())
+            else:
+                first.until(lambda: ref(workspace, CURSOR) == ref(workspace, MAIN) == ref(workspace, "HEAD"))
+            first.process.send_signal(signal.SIGSTOP)
+            (workspace.root / ".git/ravi/leader.lock").unlink()
+            second = stack.enter_context(Daemon(workspace))
+            second.until(second.is_leading)
+            gate.touch()
+            first.process.send_signal(signal.SIGCONT)
+            editor.new(f"then-{number}", "worker")
+            promises.task(f"then-{number}", makes="out.txt")
+            second.until(lambda number=number: f"then-{number}.1\n" in ledger.read_text())
+            assert first.process.wait(30) == 5, first.said()
+            words = first.said()
+            assert "was taken over" in words, words
+            assert f"pid {second.process.pid}" in words, words
+            assert "Traceback" not in words, words
+            assert second.stop() == 0, second.said()
+            assert "Traceback" not in second.said(), second.said()
+    found = check(workspace, promises, ledger=ledger)
+    figures(rounds=rounds, lost=found.lost, doubled=found.doubled, half=found.half, interrupted=found.interrupted)

@@ -185,6 +185,25 @@ def test_a_missing_file_is_waited_for_even_without_quiet(desk):
     assert desk.status() == ""
 
 
+def test_a_file_that_is_missing_now_and_then_is_not_missing_all_the_time(desk):
+    text = desk.read(TASK)
+    for now in (1.0, 3.0, 5.0):
+        (desk.root / TASK).unlink()
+        done = desk.ingest.record(desk.ingest.look([TASK], now=now), "Ada", "a@b", now=now)
+        assert done.waiting == (TASK,)
+        desk.save(TASK, text)
+        assert desk.ingest.look(["tasks"], now=now + 1) == ()
+
+
+def test_a_folder_tells_how_long_a_file_is_missing(desk):
+    desk.clock.now = desk.clock.now.fromtimestamp(time.time(), desk.clock.now.tzinfo)
+    (desk.root / TASK).unlink()
+    desk.ingest.look([TASK], now=100.0)
+    for now, commits in ((103.0, 0), (111.0, 1)):  # by the wall it went just now; at last the wall is not believed
+        done = desk.ingest.record(desk.ingest.look([TASK], now=now), "Ada", "a@b", now=now)
+        assert len(done.commits) == commits
+
+
 # -- ids
 
 

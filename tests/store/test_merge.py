@@ -133,7 +133,6 @@ def test_any_merge_can_be_read_and_keeps_what_only_one_side_changed(base, ours, 
             assert front.get(key) == theirs[0].get(key)
         elif theirs[0].get(key) == base[0].get(key):
             assert front.get(key) == ours[0].get(key)
-    assert merge_blobs("tasks/a/TASK.md", was, result.data, yours).data == result.data  # told twice is told once
 
 
 # -- trees

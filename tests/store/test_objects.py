@@ -484,10 +484,10 @@ def _small_packs(store: Store, count: int, start: int = 0) -> list[str]:
 
 def test_many_small_packs_become_one_and_nothing_is_missing(store: Store) -> None:
     oids = _small_packs(store, packs.FOLD_ABOVE + 1)
-    assert store.objects.wants_folding()
+    assert store.objects.packs() > packs.FOLD_ABOVE
     assert store.objects.fold()
     assert len(_packs(store)) == 1
-    assert not store.objects.wants_folding()
+    assert store.objects.packs() == 1
     assert not store.objects.fold()
     store.git("verify-pack", *(os.path.join(store.objects.folder, name) for name in _packs(store)))
     assert store.git("count-objects", "-v").count("garbage: 0")
@@ -523,7 +523,7 @@ def test_folding_copies_an_object_few_times(store: Store, monkeypatch: pytest.Mo
     most = 0
     for n in range(count):
         _small_packs(store, 1, n)
-        if store.objects.wants_folding():
+        if store.objects.packs() > packs.FOLD_ABOVE:
             store.objects.fold()
         most = max(most, len(_packs(store)))
     assert most <= 40
@@ -607,7 +607,7 @@ def test_only_what_is_old_and_ours_is_swept(store: Store) -> None:
     ):  # fmt: skip
         (folder / name).write_text(text)
         os.utime(folder / name, (when, when))
-    store.objects.wants_folding()
+    store.objects.packs()
     assert sorted(os.listdir(folder)) == [".ravi-1-2.pack.tmp", "pack-x.keep", "tmp_pack_abc"]
 
 
@@ -685,7 +685,7 @@ def test_folding_killed_at_any_call_loses_nothing(store: Store, call: str) -> No
     store.fsck()
     for name in os.listdir(store.objects.folder):  # much later: the marks and rubbish of the dead are old
         os.utime(os.path.join(store.objects.folder, name), (0, 0))
-    assert store.again().objects.wants_folding()
+    assert store.again().objects.packs() > packs.FOLD_ABOVE
     assert store.objects.fold()
     store.fsck()
 

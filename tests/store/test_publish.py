@@ -133,6 +133,37 @@ def test_a_file_with_an_edit_in_it_is_held_and_the_edit_taken_in(desk):
     check(desk)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can tell who writes")
+def test_a_file_that_an_editor_is_about_to_write_is_held(desk):
+    desk.change(TASK, status="done")
+    before = desk.read(TASK)
+    with open(desk.root / TASK, "r+") as editor:
+        assert desk.publish().held == {TASK: "edited"}
+        editor.write(before.replace("Do it.", "Do it well."))
+    desk.settle()
+    assert "Do it well." in desk.read(TASK)
+    assert "status: done" in desk.read(TASK)
+    check(desk)
+
+
+def test_an_edit_made_while_the_index_is_written_is_not_hidden_from_git(desk):
+    """The index must not have the numbers of the person's file beside the content of ours."""
+    desk.change(TASK, status="done")
+    mine: list[str] = []
+
+    def checkpoint(step: str) -> None:
+        if step == "files":
+            mine.append(desk.read(TASK).replace("Do it.", "Do 1t."))  # as long as ours
+            desk.save(TASK, mine[0])
+
+    other = desks.opened(desk.root, checkpoint=checkpoint)
+    other.publish()
+    assert desk.status() == f" M {TASK}"
+    desk.settle()
+    assert desk.read(TASK) == mine[0]
+    check(desk)
+
+
 def test_an_unknown_file_in_the_way_stays(desk):
     desk.save("new.txt", "mine\n")
     desk.write("new.txt", "ravi's\n")

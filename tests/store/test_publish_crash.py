@@ -131,6 +131,36 @@ def test_it_waits_while_another_branch_is_checked_out(desk, step):
     check(desk)
 
 
+def old_version(desk: Desk) -> Path:
+    """Where the old version lies of a file that was exchanged, when ravi died before it could be removed."""
+    return next(path for path in (desk.root / TASK).parent.iterdir() if path.name.startswith(".ravi-"))
+
+
+def test_what_is_written_into_the_old_file_after_the_crash_comes_back(desk):
+    before = desk.read(TASK)
+    desk = crash(desk, "files")
+    old_version(desk).write_text(before.replace("Do it.", "Do it well."))  # an editor had it open
+    desk.publisher.finish()
+    desk.settle()
+    assert "Do it well." in desk.read(TASK)
+    assert "status: done" in desk.read(TASK)
+    check(desk)
+
+
+def test_what_is_written_into_the_old_file_and_then_saved_over_is_kept(desk):
+    before = desk.read(TASK)
+    desk = crash(desk, "files")
+    first = before.replace("Do it.", "Do it well.")
+    old_version(desk).write_text(first)
+    desk.save(TASK, desk.read(TASK).replace("Then rest.", "Then sleep."))
+    desk.publisher.finish()
+    desk.settle()
+    assert desk.kept(first)
+    text = desk.read(TASK)
+    assert ("Do it well." in text, "Then sleep." in text, "status: done" in text) == (True, True, True)
+    check(desk)
+
+
 def test_the_lock_of_somebody_else_is_not_taken_for_ours(desk):
     desk = crash(desk, "locked")
     (desk.root / ".git/index.lock").write_bytes(b"DIRC and so on")
