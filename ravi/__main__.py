@@ -8,10 +8,12 @@ import sys
 def main() -> None:
     """Run the command line and exit with its code."""
     gc.disable()  # a command is over before there is garbage worth looking for; the daemon turns it on again
-    if sys.argv[1:] == ["--version"]:
+    if sys.argv[1:] in (["--version"], ["--version", "--json"], ["--json", "--version"]):
         from ravi import __version__
 
-        sys.stdout.write(f"ravi {__version__}\n")
+        line = f'{{"version": "{__version__}"}}' if "--json" in sys.argv else f"ravi {__version__}"
+        if sys.stdout is not None:  # it may be closed
+            sys.stdout.write(f"{line}\n")
         return
     from ravi.cli.main import main as run
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ravi.errors import Malformed, NotFound, NotPermitted
+from ravi.errors import Malformed, NotFound, NotPermitted, RaviError
 from ravi.store.index import run_json, task_json
 from ravi.store.repository import Reading, Repository
 
@@ -65,6 +65,16 @@ class App:
 
         with open(os.path.join(self.root, SETTINGS), "rb") as file:
             return config.read(document.parse(file.read(), SETTINGS).front)
+
+    def read_settings_again(self) -> None:
+        """Take what ravi.yaml says by now. Raises Malformed, and keeps what it said before."""
+        before = self.__dict__.pop("settings", None)
+        try:
+            _ = self.settings
+        except RaviError:
+            if before is not None:
+                self.__dict__["settings"] = before
+            raise
 
     @cached_property
     def run(self) -> "Run | None":

@@ -90,7 +90,7 @@ class _Inotify:
         self._id = CallbackId(1)
         self._mask = Mask(
             In.IN_CLOSE_WRITE | In.IN_MOVED_TO | In.IN_MOVED_FROM | In.IN_CREATE | In.IN_DELETE
-            | In.IN_DELETE_SELF | In.IN_MOVE_SELF | In.IN_ONLYDIR | In.IN_DONT_FOLLOW | In.IN_EXCL_UNLINK
+            | In.IN_ATTRIB | In.IN_DELETE_SELF | In.IN_MOVE_SELF | In.IN_ONLYDIR | In.IN_DONT_FOLLOW | In.IN_EXCL_UNLINK
         )  # fmt: skip
         self._lock = threading.RLock()
         self._path_of: dict[WatchDescriptor, str] = {}

@@ -48,11 +48,15 @@ def doctor(face: Face, /) -> int:
 @click.argument("ours")
 @click.argument("theirs")
 @click.argument("path", required=False, default="")
-def merge_driver(base: str, ours: str, theirs: str, path: str) -> int:
+@click.pass_obj
+def merge_driver(face: Face, /, base: str, ours: str, theirs: str, path: str) -> int:
     """Merge a document for git: BASE OURS THEIRS PATH, the result goes into OURS."""
     from ravi.porcelain import checks
 
-    return checks.merge_driver(base, ours, theirs, path)
+    met = checks.merge_driver(base, ours, theirs, path)
+    for words in met:
+        face.output.say(words)
+    return 1 if met else 0
 
 
 def _mend(row: dict[str, Any]) -> str:

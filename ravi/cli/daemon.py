@@ -57,6 +57,8 @@ def _status(face: Face, told: dict[str, Any]) -> str:
         ("daemon", f"running, pid {holder['pid']}" if holder["running"] else "not running; `ravi up` starts it"),
         ("tasks", ", ".join(f"{count} {word}" for word, count in told["tasks"].items()) or "none"),
     ]
+    if told["dead"]:
+        rows.append(("dead", f"{len(told['dead'])}, the last is {told['dead'][0]}; see `ravi dead`"))
     if told["paused"]:
         rows.append(("paused", told["paused"]))
     rows += [

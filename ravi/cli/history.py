@@ -10,7 +10,7 @@ from ravi.porcelain import history as porcelain
 
 @click.command()
 @click.argument("about", required=False, default="")
-@click.option("--limit", "-n", type=int, default=20, help="At most so many; 20 unless said.")
+@click.option("--limit", "-n", type=click.IntRange(min=1), default=20, help="At most so many; 20 unless said.")
 @click.pass_obj
 def log(face: Face, /, about: str, limit: int) -> None:
     """What happened, newest first; ABOUT is a task, a run or an agent."""

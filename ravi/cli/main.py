@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ravi import __version__
 from ravi.cli.output import Output
 from ravi.errors import RaviError, Unavailable, UsageError
 
@@ -122,10 +123,18 @@ def _unknown(word: str, known: list[str]) -> Any:
     )
 
 
+def _version(ctx: click.Context, _option: click.Parameter, asked: bool) -> None:  # noqa: FBT001 - click's way
+    if asked and not ctx.resilient_parsing:
+        ctx.obj.output.show({"version": __version__}, lambda told: f"ravi {told['version']}")
+        ctx.exit()
+
+
 @click.group(
     cls=Nouns, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
-@click.version_option(package_name="ravi", message="ravi %(version)s")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version and exit."
+)
 @click.option(
     "--workspace",
     "-C",
@@ -144,6 +153,7 @@ def main(argv: Sequence[str]) -> int:
     args = list(argv)
     end = args.index("--") if "--" in args else len(args)
     as_json = "--json" in args[:end]
+    _have_streams(as_json=as_json)
     args = [word for word in args[:end] if word != "--json"] + args[end:]
     face = Face(Output(as_json=as_json), "")
     try:
@@ -170,6 +180,16 @@ def main(argv: Sequence[str]) -> int:
         return face.output.fail(Unavailable(f"{error.filename or 'the system'}: {error.strerror or error}"))
     finally:
         face.close()
+
+
+def _have_streams(*, as_json: bool) -> None:
+    """Have somewhere to write in any surroundings: JSON is UTF-8, and what a locale cannot spell is escaped."""
+    for name in ("stdin", "stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # whoever called us closed it
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115
+        elif name != "stdin" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8" if as_json else None, errors="backslashreplace")
 
 
 def _quiet_stdout() -> None:

@@ -19,7 +19,7 @@ def runs() -> None:
 @click.option("--task", "-t", default="", help="Only the runs of a task.")
 @click.option("--agent", "-a", default="", help="Only an agent's.")
 @click.option("--status", "-s", default="", help="Only with this status.")
-@click.option("--limit", "-n", type=int, default=50, help="At most so many; 50 unless said.")
+@click.option("--limit", "-n", type=click.IntRange(min=1), default=50, help="At most so many; 50 unless said.")
 @click.pass_obj
 def list_(face: Face, /, **wanted: Any) -> None:
     """Runs, newest first."""

@@ -28,23 +28,29 @@ def _keys(
     report_to: tuple[str, ...],
     sets: tuple[str, ...],
 ) -> dict[str, Any]:
-    """The options of `new` and `edit` as front matter; `--set KEY=VALUE` is for any other key, no value removes it."""
+    """The options of `new` and `edit` as front matter; `--set KEY=VALUE` is for any other key. What is empty is None."""
     keys: dict[str, Any] = {
         "assignee": assignee,
         "parent": parent,
-        "depends_on": list(depends_on) or None,
+        "depends_on": depends_on or None,
         "priority": priority,
-        "labels": list(labels) or None,
+        "labels": labels or None,
         "due": due,
-        "report_to": list(report_to) or None,
+        "report_to": report_to or None,
     }
-    chosen = {key: value for key, value in keys.items() if value is not None}
+    chosen = {key: _given(value) for key, value in keys.items() if value is not None}
     for text in sets:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise UsageError(f"--set {text!r}: write KEY=VALUE")
         chosen[key] = int(value) if value.isdigit() and str(int(value)) == value else value or None
     return chosen
+
+
+def _given(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [word for word in value if word.strip()] or None
+    return (value.strip() or None) if isinstance(value, str) else value
 
 
 def _key_options(command: Any) -> Any:
@@ -97,7 +103,7 @@ def new(face: Face, /, title: str, body: str | None, status: str | None, id_: st
 @click.option("--label", "-l", help="Only with this label.")
 @click.option("--parent", "-p", help="Only the children of a task.")
 @click.option("--search", "-q", "text", help="Only with this text in title or body.")
-@click.option("--limit", "-n", type=int, help="At most so many.")
+@click.option("--limit", "-n", type=click.IntRange(min=1), help="At most so many.")
 @click.pass_obj
 def list_(face: Face, /, all_: bool = False, **wanted: Any) -> None:  # noqa: FBT001, FBT002 - click passes flags by name
     """What is not closed, most urgent first."""
@@ -124,10 +130,11 @@ def show(face: Face, /, id_: str) -> None:
 @_key_options
 @click.pass_obj
 def edit(face: Face, /, id_: str, title: str | None, status: str | None, body: str | None, **options: Any) -> None:
-    """Change a task; with no option, in your editor."""
+    """Change a task; an empty value removes a key. With no option, in your editor."""
     from ravi.porcelain import task_changes
 
-    changes = {**_keys(**options), **({"title": title} if title else {}), **({"status": status} if status else {})}
+    words = {key: word for key, word in (("title", title), ("status", status)) if word is not None}
+    changes = {**_keys(**options), **words}
     if not changes and body is None:
         face.output.show(_in_editor(face, id_), _one)
         return
@@ -137,6 +144,11 @@ def edit(face: Face, /, id_: str, title: str | None, status: str | None, body: s
 def _in_editor(face: Face, id_: str) -> dict[str, Any]:
     from ravi.porcelain import task_changes
 
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "nothing to change, and no terminal for an editor",
+            hint=f"name what shall be: `ravi tasks edit {id_} --priority 5`",
+        )
     path = porcelain.file_of(face.app, id_)
     click.edit(filename=path)
     return task_changes.taken(face.app, id_)

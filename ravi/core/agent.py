@@ -7,7 +7,7 @@ from typing import Any
 from ravi.core import document
 from ravi.core.field import Field, Table, nearest
 
-RUNNERS = ("claude", "codex", "pi", "command", "http", "scripted")
+RUNNERS = ("command", "scripted")  # those that this version has
 PERMISSIONS = ("tools", "execute", "read", "write", "tasks", "sessions", "contacts", "secrets", "network")
 
 

@@ -83,19 +83,29 @@ def event_in(commit: str, message: Message) -> Event | None:
     return event if is_sound and event.id == message.trailers["Ravi-Event"] else None
 
 
-def _moves(changes: Iterable[Change]) -> list[Change]:
-    """The same changes, with a task that left one path and came back at another as one."""
-    listed = list(changes)
-    left = {c.old.id: c for c in listed if isinstance(c.old, Task) and c.new is None}
-    came = {c.new.id: c for c in listed if isinstance(c.new, Task) and c.old is None}
-    moved = left.keys() & came.keys()
-    from_paths = {left[name].path for name in moved}
-    to_paths = {came[name].path: left[name].old for name in moved}
-    return [
-        Change(change.path, to_paths.get(change.path, change.old), change.new)
-        for change in listed
-        if change.path not in from_paths
-    ]
+def _moves(changes: Iterable[Change]) -> Iterable[Change]:
+    """The same changes, with a document that left one path and came back at another as one: a move changes nothing."""
+    listed = [(change, _identity(change.old), _identity(change.new)) for change in changes]
+    left = {was: change.old for change, was, now in listed if was and was != now}
+    moved = left.keys() & {now for _, was, now in listed if was != now}
+    for change, was, now in listed:
+        if was == now or (was not in moved and now not in moved):
+            yield change
+            continue
+        if was not in moved:  # its place was taken
+            yield Change(change.path, change.old, None)
+        if change.new is not None:
+            yield Change(change.path, left[now] if now in moved else None, change.new)
+
+
+def _identity(noun: Document | None) -> tuple[str, ...]:
+    """What stays the same when a document moves; () for one that has nothing of the kind."""
+    match noun:
+        case Task() | Run() if noun.id:
+            return (type(noun).__name__, noun.id)
+        case Comment() if noun.task:
+            return ("Comment", noun.task, noun.path.rpartition("/")[2])
+    return ()
 
 
 def _told(changes: Iterable[Change]) -> Iterable[_Told]:
@@ -143,7 +153,7 @@ def _removed(old: Task) -> Iterable[_Told]:
 
 
 def _run(run: Run) -> dict[str, Any]:
-    return {"path": run.path, "task": run.task, "agent": run.agent, "status": run.status}
+    return {"path": run.path, "task": run.task, "agent": run.agent, "status": run.status, "reason": run.reason}
 
 
 def _problem(problem: Problem) -> dict[str, Any]:

@@ -1,14 +1,15 @@
 """Where documents lie in a workspace: from a path to the kind of document, and from its bytes to the noun."""
 
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from ravi.core import agent, comment, document, run, task
-from ravi.core.agent import Agent
-from ravi.core.comment import Comment
-from ravi.core.run import Run
-from ravi.core.task import Task
 from ravi.errors import Malformed
+
+if TYPE_CHECKING:  # whoever changes one task does not need all the nouns: they take 5 ms
+    from ravi.core.agent import Agent
+    from ravi.core.comment import Comment
+    from ravi.core.run import Run
+    from ravi.core.task import Task
 
 TASK, RUN, COMMENT, AGENT, CONTACT = "task", "run", "comment", "agent", "contact"
 FOLDERS = ("agents", "contacts", "tasks")  # where they all are
@@ -24,7 +25,10 @@ class Problem(NamedTuple):
     key: str = ""
 
 
-Noun = Task | Run | Agent | Comment | Problem
+if TYPE_CHECKING:
+    Noun = Task | Run | Agent | Comment | Problem
+else:
+    Noun = object
 
 
 class Place(NamedTuple):
@@ -55,12 +59,20 @@ def read(path: str, place: Place, data: bytes, task_id: str = "") -> Noun | None
     try:
         match place.kind:
             case "task":
+                from ravi.core import task
+
                 return task.parse(path, data)
             case "run":
+                from ravi.core import run
+
                 return run.parse(path, data)
             case "agent":
+                from ravi.core import agent
+
                 return agent.parse(path, data)
             case "comment":
+                from ravi.core import comment, document
+
                 doc = document.parse(data, path)
                 return comment.read(task_id, path, doc.front, doc.body)
     except Malformed as fault:

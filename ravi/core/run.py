@@ -51,6 +51,11 @@ class Run:
         return self.status == RUNNING
 
     @property
+    def folder(self) -> str:
+        """The folder of its task; of a run that is not on the main line yet: as it was called at the claim."""
+        return self.path.rsplit("/", 3)[0]
+
+    @property
     def number(self) -> int:
         """The n of `<task>.<n>`; 0 for an id of another shape."""
         last = self.id.rpartition(".")[2]

@@ -85,6 +85,10 @@ def check(kind: str, found: Document, path: str = "") -> tuple[Problem, ...]:
         if name not in table.by_name and (meant := nearest(name, table.by_name)) and meant not in found.front:
             message = f"is not a key ravi knows; did you mean `{meant}`?"
             problems.append(Problem(found.lines.get(name, 0), name, message, "warning", path))
+    for target in _texts(found.front.get("report_to")) if kind == "task" else ():
+        if not target.startswith("task:"):
+            message = f"`{target}` is not told by this version; only task:ID is"
+            problems.append(Problem(found.lines.get("report_to", 0), "report_to", message, "warning", path))
     if line := document.conflict_line(found.body.encode("utf-8", "replace")):
         problems.append(Problem(found.body_line + line - 1, "", "has conflict markers", "warning", path))
     return tuple(sorted(problems, key=lambda problem: (problem.line, problem.key)))
@@ -186,3 +190,8 @@ def _rings(arrows: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
                 on_path.add(node)
                 stack.append((node, True))
                 stack.extend((target, False) for target in reversed(arrows[node]))
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    values = value if isinstance(value, list) else [value]
+    return tuple(one for one in values if isinstance(one, str))

@@ -8,7 +8,9 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """What led to an action: the event, the main-line commit that recorded it, and how long the chain is by now."""
+    """What led to an action: the event, the main-line commit that recorded it ("" for a moment that has come, until it
+    is asked what that goes back to), and how long the chain is by now.
+    """
 
     event: str
     commit: str

@@ -23,7 +23,7 @@ from ravi.engine.explain import is_over
 
 def decide(event: Event, view: View, now: datetime, *, max_depth: int) -> tuple[Action, ...]:
     """What is to be done about `event`, given all that `view` knows."""
-    cause = Cause(event.id, event.commit or view.commit, event.depth)
+    cause = Cause(event.id, event.commit, event.depth)
     actions: list[Action] = []
     if event.type == kinds.RUN_REVERTED:
         return tuple(_reverted(event, view, cause))
@@ -101,7 +101,9 @@ def _concerned(event: Event, view: View) -> Iterator[Task]:
 def _reverted(event: Event, view: View, cause: Cause) -> Iterator[Action]:
     """A person took a run's work back: it is theirs to say what happens now, so it never runs again by itself."""
     task = view.task(str(event.data.get("task", "")))
-    if task is not None and task.status in (OPEN, DONE, FAILED):
+    if task is None or any(run.id == event.subject for run in view.runs(task.id)):  # it is back, or was only moved
+        return
+    if task.status in (OPEN, DONE, FAILED):
         note = f"run {event.subject} was reverted"
         yield Settle(task.id, {"status": REVIEW, "blocker": note}, f"task {task.id}: in review, {note}", cause)
 

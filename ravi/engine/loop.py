@@ -15,7 +15,7 @@ from ravi.core.event import Event
 from ravi.core.ids import derive_id
 from ravi.core.run import ref
 from ravi.core.times import stamp
-from ravi.engine.actions import Launch, WakeAt
+from ravi.engine.actions import Launch, Stop, WakeAt
 from ravi.engine.decide import decide
 from ravi.engine.perform import Performer
 from ravi.errors import Deposed, RaviError, Unavailable
@@ -71,14 +71,15 @@ class Loop:
         *,
         now: Callable[[], datetime],
         monotonic: Callable[[], float],
-        limits: Limits,
+        limits: Callable[[], Limits],
         say: Callable[[str], None],
     ) -> None:
         self.repository = repository
         self.bus = bus
         self.now = now
         self.monotonic = monotonic
-        self.limits = limits
+        self.limits = limits()
+        self._read_limits = limits
         self.say = say
         self.outcome = Outcome()
         self._inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
@@ -123,6 +124,9 @@ class Loop:
                 self._heed_branches()
                 self._wake()
                 self._launch()
+        except Deposed:
+            self._performer.abandon()
+            raise
         finally:
             bell.close()
             self._drain()
@@ -139,6 +143,7 @@ class Loop:
                 self._heed(self._inbox.get_nowait())
         except queue.Empty:
             pass
+        self.limits = self._read_limits()
         now = self.monotonic()
         for run, (moment, result) in list(self._unfinished.items()):
             if moment <= now:
@@ -287,13 +292,15 @@ class Loop:
                     self._wakes[action.task] = action.moment
                 case _:
                     self._performer.perform(action, view)
+                    if isinstance(action, Stop) and event.data.get("removed"):  # its end will not be on the main line
+                        self._say(f"run {action.run}: stopped, {action.reason}; what it did stays on {ref(action.run)}")
 
     def _reconsider(self) -> None:
         """Look at every open task of an agent: what waited for room or a moment when ravi last ended waits again."""
         with self.repository.view() as view:
             for agent in view.agents():
                 for task in view.assigned(agent.name):
-                    self._decide(self._due(task.id, view.commit), view)
+                    self._decide(self._due(task.id), view)
 
     def _heed_branches(self) -> None:
         """Stop the runs whose own branch says by now that somebody asks for it."""
@@ -313,7 +320,7 @@ class Loop:
         for task in [task for task, moment in self._wakes.items() if moment <= now]:
             del self._wakes[task]
             with self.repository.view() as view:
-                self._decide(self._due(task, view.commit), view)
+                self._decide(self._due(task), view)
 
     def _launch(self) -> None:
         """Start what is ready, most urgent first, as far as there is room."""
@@ -340,11 +347,12 @@ class Loop:
 
     def _start(self, launch: Launch) -> bool:
         """Start one run, if it still holds that it should; False when nothing can be started now."""
-        event = Event(
-            launch.cause.event, kinds.TIMER_DUE, launch.task, commit=launch.cause.commit, depth=launch.cause.depth - 1
-        )
         try:
             with self.repository.view() as view:
+                commit, depth = launch.cause.commit, launch.cause.depth - 1
+                if not commit:
+                    commit, depth = self.repository.cause_of(launch.task, view)
+                event = Event(launch.cause.event, kinds.TIMER_DUE, launch.task, commit=commit, depth=depth)
                 for action in decide(event, view, self.now(), max_depth=self.limits.max_depth):
                     if isinstance(action, WakeAt):
                         self._wakes[action.task] = action.moment
@@ -405,10 +413,8 @@ class Loop:
 
     def _tell(self, event: Event) -> None:
         if event.type in (kinds.RUN_COMPLETED, kinds.RUN_FAILED, kinds.RUN_DEAD, kinds.RUN_CANCELLED):
-            word = {kinds.RUN_COMPLETED: "succeeded", kinds.RUN_FAILED: "failed", kinds.RUN_DEAD: "is dead"}.get(
-                event.type, "was stopped"
-            )
-            self._say(f"run {event.subject}: {word}")
+            reason = event.data.get("reason")
+            self._say(f"run {event.subject}: {event.data.get('status')}" + (f", {reason}" if reason else ""))
         elif event.type == kinds.PROBLEM_FOUND:
             line = f":{event.data['line']}" if event.data.get("line") else ""
             key = f"{event.data['key']}: " if event.data.get("key") else ""
@@ -423,8 +429,8 @@ class Loop:
             self._said[about] = said
             self._say(f"{about}: {said or 'goes on'}")
 
-    def _due(self, task: str, commit: str) -> Event:
-        return Event(derive_id("timer.due", task, stamp(self.now())), kinds.TIMER_DUE, task, commit=commit)
+    def _due(self, task: str) -> Event:
+        return Event(derive_id("timer.due", task, stamp(self.now())), kinds.TIMER_DUE, task)
 
 
 @dataclass(frozen=True, slots=True)

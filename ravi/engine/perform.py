@@ -91,11 +91,13 @@ class Performer:
     def finish(self, run_id: str, result: runner.Result) -> None:
         """Record how a run ended on its own branch, then bring it back to the main line as one merge commit."""
         running = self.running[run_id]
-        if self.repository.run_on_branch(run_id) is None:  # recorded: by who leads now, or a failing disk did not tell us
-            self.repository.writer.check_epoch()
+        if self.repository.run_on_branch(run_id) is None:
+            self.repository.writer.check_epoch()  # recorded by who leads now; else a failing disk did not tell us
             del self.running[run_id]
             running.clean(self.repository, is_merged=False)
             return
+        if running.has_lost_its_lane and result.status == runner.COMPLETED:
+            result = replace(result, status=runner.FAILED, reason="its lane was deleted while it worked")
         with self.repository.view() as view:
             task = view.task(running.task.id)
             run = self._ended_run(run_id, result, view)
@@ -108,6 +110,12 @@ class Performer:
         del self.running[run_id]  # only now: until here it can be done again
         running.clean(self.repository, is_merged=merged)
 
+    def abandon(self) -> None:
+        """Let go of every run: they are not ours to record any more. Their processes end with this one."""
+        for running in self.running.values():
+            running.stop("another process leads this workspace")
+        self.running.clear()
+
     def merge(self, run: Run, view: Reading) -> bool:
         """Bring an ended run back: its work, RUN.md and its task's new status in one merge commit, or nothing of it.
 
@@ -118,15 +126,21 @@ class Performer:
         if known is None or run_tip is None:  # a person deleted the task: its run's branch is kept
             return False
         home: list[_Homecoming] = []
+        is_away = False
 
         def propose(tip: Tip) -> Draft | None:
+            nonlocal is_away
             data = tip.read(known.path)
-            if data is None or _is_home(run, tip):
+            is_away = data is None
+            if data is None or _is_home(run, known, tip):
                 return None
             home[:] = [self._homecoming(run, run_tip, known, data, tip, view)]
             return home[0].draft
 
         merged = self.repository.writer.record(propose)
+        if is_away:  # moved or deleted since we looked
+            with self.repository.view() as later:
+                return later.commit != view.commit and self.merge(run, later)
         return merged is not None and run.status == runs.SUCCEEDED and home[0].is_whole
 
     def _homecoming(self, run: Run, run_tip: str, known: Task, data: bytes, tip: Tip, view: Reading) -> "_Homecoming":
@@ -140,15 +154,16 @@ class Performer:
         end = decide.conclude(task, run, _attempted(run), view, self.now())
         keys, clashes, subject = dict(end.changes), [], _subject(run, end)
         changes: dict[str, Any] = {}
+        place = runs.place(task.folder, run.id)
         if end.takes_work:
-            merged = merge_trees(objects, objects.commit(run.base).tree, tip.tree, work, "ours")
+            merged = merge_trees(objects, *self._carried(run, work, tip.tree, task.folder), "ours")
             clashes = [path for path, _ in merged.conflicts]
             changes |= {} if clashes else merged.changes
         if clashes:
             end = replace(end, targets=())
             keys = {"status": tasks.REVIEW, "blocker": _conflict_note(run, clashes)}
             subject = f"run {run.id}: finished by {run.agent}, but a person changed the same lines"
-        changes[run.path] = objects.entry(work, run.path)
+        changes[place] = objects.entry(work, run.path)
         if run.progress and task.status == tasks.OPEN:
             keys.setdefault("progress", run.progress)
         if keys:
@@ -169,10 +184,29 @@ class Performer:
         draft = Draft(message, changes, self._signature(run.agent), parents=(run_tip,))
         return _Homecoming(draft, is_whole=not clashes)
 
+    def _carried(self, run: Run, work: str, ours: str | None, folder: str) -> tuple[str, str | None, str]:
+        """Base, ours and the work for the merge of a run, whose task may have been moved to `folder` meanwhile.
+
+        What it did in the folder that its task had at the claim is then done to the present one.
+        """
+        objects = self.repository.objects
+        base, start = objects.commit(run.base).tree, f"{run.folder}/"
+        if start == folder + "/":
+            return base, ours, work
+        done = [one for one in objects.diff(base, work) if one.path.startswith(start)]
+        left = dict.fromkeys(one.path for one in done)
+        return (
+            objects.apply(base, {**left, **{f"{folder}/{one.path[len(start) :]}": one.old for one in done}}),
+            ours,
+            objects.apply(work, {**left, **{f"{folder}/{one.path[len(start) :]}": one.new for one in done}}),
+        )
+
     def recover(self, view: Reading) -> None:
         """Finish what a dead ravi left: merge runs whose end is recorded, end those whose process died with it."""
         for run in self.repository.unmerged().values():
             if run.id in self.running:
+                continue
+            if not run.is_live and view.task(run.task) is None:  # its task was deleted: all there will be is recorded
                 continue
             if run.is_live:
                 sweep(run.id, self.repository.root)
@@ -328,7 +362,7 @@ class Performer:
         said = self.repository.run_on_branch(run_id)
         assert said is not None
         status = {runner.COMPLETED: runs.SUCCEEDED, runner.FAILED: runs.FAILED}.get(result.status, runs.INTERRUPTED)
-        reason = result.reason
+        reason = self._as_the_person_knows_it(run_id, result.reason)
         task = view.task(said.task)
         if result.status == runner.INTERRUPTED and (said.stop or task is None or task.status != tasks.OPEN):
             status = runs.CANCELLED
@@ -347,6 +381,11 @@ class Performer:
             progress=_line(str(note.get("progress") or said.progress)),
             summary=said.summary or _line(_last(result.text)),
         )
+
+    def _as_the_person_knows_it(self, run_id: str, reason: str) -> str:
+        """A reason without the path of the lane, which is gone when it is read: `agents/g/g.sh is not executable`."""
+        running = self.running.get(run_id)
+        return reason if running is None or running.lane is None else reason.replace(f"{running.lane.path}/", "")
 
     def _concluded(self, task: Task, run: Run, view: Reading) -> Run:
         conclusion = decide.conclude(task, run, run.status, view, self.now())
@@ -507,19 +546,25 @@ class _Running:
         if stop is not None:
             stop(reason)
 
+    @property
+    def has_lost_its_lane(self) -> bool:
+        """True when somebody deleted the folder it worked in (all of `.ravi/`, say), and its work with it."""
+        return self.lane is not None and not os.path.isdir(self.lane.path)
+
     def clean(self, repository: Repository, *, is_merged: bool) -> None:
         if self.lane is not None:
             repository.lanes.remove(self.lane)
         repository.forget(self.run.id, branch=is_merged)
 
 
-def _is_home(run: Run, tip: Tip) -> bool:
+def _is_home(run: Run, task: Task, tip: Tip) -> bool:
     """True when the end of a run is on the main line, though a failing disk kept us from being told."""
-    said = tip.read(run.path)
+    place = runs.place(task.folder, run.id)
+    said = tip.read(place)
     if said is None:
         return False
     try:
-        return not runs.parse(run.path, said).is_live
+        return not runs.parse(place, said).is_live
     except Malformed:
         return False
 

@@ -60,8 +60,8 @@ def schema(name: str) -> Any:
     return schemas.json_schema(known[name])
 
 
-def merge_driver(base: str, ours: str, theirs: str, path: str) -> int:
-    """Merge three files for git, by field and by line, into `ours`. 1 when both changed the same place."""
+def merge_driver(base: str, ours: str, theirs: str, path: str) -> list[str]:
+    """Merge three files for git, by field and by line, into `ours`. Returns where both changed the same place."""
     from ravi.store.merge import merge_blobs
 
     texts = []
@@ -71,7 +71,26 @@ def merge_driver(base: str, ours: str, theirs: str, path: str) -> int:
     merged = merge_blobs(path or ours, texts[0], texts[1], texts[2], "ours")
     with open(ours, "wb") as file:
         file.write(merged.data)
-    return 1 if merged.conflicts else 0
+    return [_met(path or ours, where, texts[1], texts[2]) for where in merged.conflicts]
+
+
+def _met(path: str, where: str, ours: bytes, theirs: bytes) -> str:
+    """What two sides said of one key, or that they said it of the text."""
+    if where == "body" or not path.endswith(".md"):
+        return f"{path}: both sides changed the same lines of the text; those from here are kept, mend it and commit"
+    mine, yours = (_said(where, data) for data in (ours, theirs))
+    return f"{path}: {where}: {mine} here, {yours} there; {mine} is kept, mend it and commit"
+
+
+def _said(where: str, data: bytes) -> str:
+    from ravi.core.spelling import one_line
+
+    value: Any = document.parse(data).front
+    for name in (where,) if where in value else where.split("."):
+        if not isinstance(value, dict) or name not in value:
+            return "nothing"
+        value = value[name]
+    return one_line(value)
 
 
 def doctor(workspace: str) -> list[dict[str, Any]]:
@@ -109,7 +128,17 @@ def _repository(app: App) -> Iterator[dict[str, Any]]:
         else _line("warn", "merge driver", "not set up", "run `ravi init` again")
     )
     name, email = repository.person
-    yield _line("ok", "person", f"{name} <{email}>")
+    known = all(git.call(["config", "--get", key], repository.root).code == 0 for key in ("user.name", "user.email"))
+    yield (
+        _line("ok", "person", f"{name} <{email}>")
+        if known
+        else _line(
+            "warn",
+            "person",
+            f"{name} <{email}>, from the login: git has no identity here",
+            "tell git who you are: `git config --global user.name NAME`, and user.email",
+        )
+    )
     paused = repository.paused()
     yield _line("warn" if paused else "ok", "main line", paused or repository.branch.removeprefix("refs/heads/"))
     yield from _disk(repository.dirs.common_dir)

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ravi.app import App, clock
+from ravi.app import SETTINGS, App, clock
 from ravi.bus.doorbell import Doorbell
 from ravi.bus.log import LogBus
 from ravi.core.times import stamp
 from ravi.engine.loop import Limits, Loop
 from ravi.engine.perform import Performer
-from ravi.errors import TimedOut
+from ravi.errors import RaviError, TimedOut
+from ravi.porcelain.runs import dead_runs
 from ravi.porcelain.shipped import write_schemas
 from ravi.runners.command import CommandRunner
 from ravi.runners.process import Processes
@@ -59,21 +60,21 @@ def up(app: App, *, until_idle: bool, timeout: float | None, say: Callable[[str]
             lambda ring: Doorbell(app.root, ring),
             now=app.now,
             monotonic=clock,
-            limits=Limits(
-                app.settings.max_runs, app.settings.max_depth, app.settings.quiet, app.settings.ingest == "auto"
-            ),
+            limits=_Limits(app, say),
             say=say,
         )
         with _signals(loop):
+            if not until_idle:
+                say(f"watching {app.root}, main line {repository.branch.removeprefix('refs/heads/')}; Ctrl-C ends it")
             outcome = loop.run(until_idle=until_idle, deadline=None if timeout is None else clock() + timeout)
     finally:
         processes.close()
         leader.release()
     if outcome.timed_out and until_idle:
         raise TimedOut(f"not idle after {timeout:g}s", hint="`ravi status` says what goes on")
-    said = "idle" if not outcome.died else "idle; died: " + ", ".join(outcome.died)
+    said = ("idle" if until_idle else "ended") + ("; died: " + ", ".join(outcome.died) if outcome.died else "")
     return {
-        "exit": 1 if outcome.died else 0,
+        "exit": 1 if outcome.died and until_idle else 0,
         "died": outcome.died,
         "held": outcome.held,
         "said": said + (f"; {outcome.held}" if outcome.held else ""),
@@ -90,6 +91,7 @@ def status(app: App) -> dict[str, Any]:
         live = [
             {**app.run_json(run), "progress": repository.live(run.id).get("progress", "")} for run in view.live_runs()
         ]
+        dead = [run.id for run in dead_runs(view)]
         problems = view.problems()
         known = {row["path"] for row in problems}
         noted = repository.notes.read().items()
@@ -113,20 +115,57 @@ def status(app: App) -> dict[str, Any]:
             "host": holder.host if holder else None,
         },
         "tasks": dict(sorted(counts.items())),
+        "dead": dead,
         "runs": live,
         "problems": problems,
     }
 
 
+class _Limits:
+    """The loop's limits as ravi.yaml says them by now: it is read again when it changes."""
+
+    def __init__(self, app: App, say: Callable[[str], None]) -> None:
+        self._app = app
+        self._say = say
+        self._seen = _written(app)
+        self._limits = self._read()
+
+    def __call__(self) -> Limits:
+        if (now := _written(self._app)) != self._seen:
+            self._seen = now
+            branch = self._app.repository.branch
+            try:
+                self._app.read_settings_again()
+                self._limits = self._read()
+            except RaviError as fault:  # the former ones stay in force
+                self._say(str(fault))
+            else:
+                if self._app.repository.branch != branch:
+                    self._say("ravi.yaml: another main line takes effect at the next `ravi up`")
+        return self._limits
+
+    def _read(self) -> Limits:
+        settings = self._app.settings
+        return Limits(settings.max_runs, settings.max_depth, settings.quiet, settings.ingest == "auto")
+
+
+def _written(app: App) -> tuple[int, int]:
+    try:
+        said = os.stat(os.path.join(app.root, SETTINGS))
+    except OSError:
+        return (0, 0)
+    return said.st_mtime_ns, said.st_ino
+
+
 @contextmanager
 def _signals(loop: Loop) -> Iterator[None]:
-    """TERM and INT end the loop in order; a second INT ends the process at once."""
+    """TERM, INT and HUP (a closed terminal) end the loop in order; a second INT ends the process at once."""
 
     def ask(number: int, _frame: object) -> None:
         loop.stop(signal.Signals(number).name)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:
         yield
     finally:

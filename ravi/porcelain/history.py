@@ -6,6 +6,7 @@ from typing import Any
 from ravi.app import App
 from ravi.core import trailers
 from ravi.core.times import stamp
+from ravi.errors import NotFound
 from ravi.porcelain import tasks
 from ravi.store import git
 from ravi.store.history import commits
@@ -20,7 +21,7 @@ def log(app: App, about: str = "", *, limit: int = 20) -> list[dict[str, Any]]:
         app.permit("log", None, view)
         if app.repository.tip() is None:
             return []
-        naming = _naming(about, view) if about else ()
+        naming = _naming(app, about, view) if about else ()
         return [_told(app, oid) for oid in commits(app.root, limit=limit, naming=naming)]
 
 
@@ -37,7 +38,7 @@ def why(app: App, id: str) -> dict[str, Any]:
         if task is None and (oid := _commit(app, id)) is not None:
             return {"kind": "commit", "id": oid, "status": "", "explanation": "", "causes": _chain(app, oid, view)}
         task = task or tasks.find(view, id)
-        last = commits(app.root, limit=1, naming=_naming(task.id, view))
+        last = commits(app.root, limit=1, naming=_naming(app, task.id, view))
         return {
             "kind": "task",
             "id": task.id,
@@ -48,25 +49,28 @@ def why(app: App, id: str) -> dict[str, Any]:
         }
 
 
-def _naming(about: str, view: Reading) -> tuple[tuple[str, str], ...]:
-    """The trailers that name a task, a run or an agent. Raises NotFound for anything else."""
+def _naming(app: App, about: str, view: Reading) -> tuple[tuple[str, str], ...]:
+    """The trailers that name a task, a run or an agent, also of the past. Raises NotFound for anything else."""
     if view.agent(about) is not None:
         return (("Ravi-Agent", about),)
     if view.run(about) is not None:
         return (("Ravi-Run", about),)
-    id = tasks.find(view, about).id
+    try:
+        id = tasks.find(view, about).id
+    except NotFound:
+        past = (("Ravi-Task", about), ("Ravi-Run", about), ("Ravi-Parent", about))
+        if not commits(app.root, limit=1, naming=past):
+            raise
+        return past
     return (("Ravi-Task", id), ("Ravi-Parent", id))
 
 
 def _commit(app: App, text: str) -> str | None:
-    if not 4 <= len(text) <= 40 or any(c not in "0123456789abcdef" for c in text):
+    """The commit that git knows by these words: an id, a branch, `HEAD~2`."""
+    if not text or text.startswith(("-", "^")):  # not the name of one
         return None
-    return (
-        git.run(["rev-parse", "--verify", "--quiet", f"{text}^{{commit}}"], app.repository.root, ok=(0, 1))
-        .decode()
-        .strip()
-        or None
-    )
+    found = git.call(["rev-parse", "--verify", "--quiet", f"{text}^{{commit}}"], app.repository.root)
+    return found.out.decode().strip() if found.code == 0 else None
 
 
 def _chain(app: App, oid: str, view: Reading) -> list[dict[str, Any]]:

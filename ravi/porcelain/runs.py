@@ -6,7 +6,6 @@ from typing import Any
 
 from ravi.app import App
 from ravi.core import run as runs
-from ravi.core.ids import task_of
 from ravi.core.run import Run
 from ravi.errors import NotFound, Refused
 from ravi.porcelain import task_changes, tasks
@@ -16,7 +15,8 @@ from ravi.store.repository import Reading
 def listing(
     app: App, *, task: str = "", agent: str = "", status: str = "", limit: int | None = None
 ) -> list[dict[str, Any]]:
-    """Runs, newest first."""
+    """Runs, newest first. Raises UsageError for a status that no run has."""
+    tasks.refuse_unknown(app, status, runs.STATUSES)
     with app.view() as view:
         app.permit("runs.list", None, view)
         found = view.all_runs(task=tasks.find(view, task).id if task else "", agent=agent, status=status, limit=limit)
@@ -33,7 +33,7 @@ def show(app: App, id: str) -> dict[str, Any]:
     with app.view() as view:
         run = find(view, id)
         app.permit("runs.show", view.task(run.task), view)
-        return {**app.run_json(run), "refused": list(run.refused), "text": run.text}
+        return {**app.run_json(run), "text": run.text}
 
 
 def logs(app: App, id: str, *, follow: bool = False) -> Iterator[bytes]:
@@ -76,14 +76,21 @@ def dead(app: App) -> list[dict[str, Any]]:
     """Runs that had no attempts left, whose task has not been opened again."""
     with app.view() as view:
         app.permit("dead.list", None, view)
-        return [app.run_json(run) for run in view.all_runs(status=runs.DEAD) if _is_last(run, view)]
+        return [app.run_json(run) for run in dead_runs(view)]
+
+
+def dead_runs(view: Reading) -> list[Run]:
+    """Dead runs whose task has not been opened again, newest first."""
+    return [run for run in view.all_runs(status=runs.DEAD) if _is_last(run, view)]
 
 
 def retry_dead(app: App, id: str) -> dict[str, Any]:
     """Open the task of a dead run again."""
     with app.view() as view:
-        known = view.task(id)
-    return task_changes.retry(app, known.id if known else task_of(id))
+        run = find(view, id)
+        if run.status != runs.DEAD or not _is_last(run, view):
+            raise Refused(f"run {run.id} is not in `ravi dead`", hint=f"`ravi tasks retry {run.task}` opens its task")
+    return task_changes.retry(app, run.task)
 
 
 def find(view: Reading, id: str) -> Run:
@@ -92,12 +99,12 @@ def find(view: Reading, id: str) -> Run:
     if found is not None:
         return found
     try:
-        of_task = view.runs(tasks.find(view, id).id)
+        task = tasks.find(view, id)
     except NotFound:
-        of_task = ()
-    if of_task:
+        raise NotFound(f"no run `{id}`", hint="`ravi runs` lists them") from None
+    if of_task := view.runs(task.id):
         return of_task[-1]
-    raise NotFound(f"no run `{id}`", hint="`ravi runs` lists them")
+    raise NotFound(f"no run yet of task {task.id}", hint=f"`ravi tasks show {task.id}` says what it waits for")
 
 
 def _is_last(run: Run, view: Reading) -> bool:

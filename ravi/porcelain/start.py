@@ -61,6 +61,11 @@ def _make_repository(path: str, root: str) -> bool:
     try:
         top = git.find(root).work_tree
     except NotFound:
+        if bare := _bare(root):
+            raise Refused(
+                f"{path}: {bare} is a repository without files (a bare one), and a workspace is files",
+                hint=f"clone it, and make the clone a workspace: `git clone {bare} DIR`, `ravi init DIR`",
+            ) from None
         os.makedirs(root, exist_ok=True)
         named = git.run(["config", "--get", "init.defaultBranch"], root, ok=(0, 1)).strip()
         git.run(["init", "--quiet", *([] if named else ["--initial-branch=main"])], root)
@@ -71,6 +76,19 @@ def _make_repository(path: str, root: str) -> bool:
             hint=f"`ravi init {top}` makes that one a workspace; `git init {path}` makes this folder a repository",
         )
     return False
+
+
+def _bare(root: str) -> str:
+    """The repository without a work tree that `root` is, or lies in; "" when there is none."""
+    here = root
+    while True:
+        if os.path.lexists(os.path.join(here, "HEAD")) and all(
+            os.path.isdir(os.path.join(here, name)) for name in ("objects", "refs")
+        ):
+            return here
+        here, below = os.path.dirname(here), here
+        if here == below:
+            return ""
 
 
 def _main_line(root: str) -> str:

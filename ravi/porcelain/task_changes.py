@@ -12,7 +12,7 @@ from ravi.core.ids import derive_id, is_valid, new_id, slug
 from ravi.core.task import Task
 from ravi.core.times import stamp
 from ravi.core.trailers import Message
-from ravi.errors import Conflict, NotFound, Refused, UsageError
+from ravi.errors import Conflict, Malformed, NotFound, Refused, UsageError
 from ravi.porcelain.shipped import template
 from ravi.porcelain.tasks import file_of, find
 from ravi.store.repository import Reading
@@ -81,11 +81,17 @@ def new(
 
         app.repository.writer.record(propose)
         app.publish(task)
+        _look_at_assignee(app, task, view)
         return app.task_json(task, view)
 
 
 def edit(app: App, id: str, changes: Mapping[str, Any], *, body: str | None = None) -> dict[str, Any]:
     """Change keys of a task (None removes one), and its body when given; nothing else in the file is touched."""
+    if "id" in changes:
+        raise UsageError("ids never change", hint="make a new task, or copy the folder: a copy is given an id")
+    for key in ("title", "status"):
+        if changes.get(key) is not None and not str(changes[key]).strip():
+            raise UsageError(f"the {key} of a task cannot be empty")
     return _change(app, id, "tasks.edit", changes, "edited", body=body)
 
 
@@ -139,9 +145,9 @@ def cancel(app: App, id: str, reason: str = "") -> dict[str, Any]:
 
 
 def retry(app: App, id: str) -> dict[str, Any]:
-    """Open a task again that failed, is blocked, in review or cancelled; its attempts count from one."""
+    """Open a task again, however it ended; its attempts count from one."""
     changes = {"status": tasks.OPEN, "blocker": None, "summary": None}
-    return _change(app, id, "tasks.retry", changes, "opened again", refuse=frozenset({tasks.OPEN, tasks.DONE}))
+    return _change(app, id, "tasks.retry", changes, "opened again", refuse=frozenset({tasks.OPEN}))
 
 
 def _close(app: App, id: str, status: str, text: str) -> dict[str, Any]:
@@ -206,7 +212,16 @@ def _change(
 
         app.repository.writer.record(propose)
         app.publish(result[-1])
+        if "assignee" in changes:
+            _look_at_assignee(app, result[-1], view)
         return app.task_json(result[-1], view)
+
+
+def _look_at_assignee(app: App, task: Task, view: Reading) -> None:
+    """Warn when the name is almost that of an agent: it may be a person's, and it may be a mistake."""
+    names = [agent.name for agent in view.agents()] if task.assignee else []
+    if names and task.assignee not in names and (near := app.near(task.assignee, names)):
+        app.notices.append(f"no agent `{task.assignee}`; {near} a person has it then")
 
 
 def _name_whole(keys: dict[str, Any], view: Reading) -> None:
@@ -218,8 +233,20 @@ def _name_whole(keys: dict[str, Any], view: Reading) -> None:
 
 
 def taken(app: App, id: str) -> dict[str, Any]:
-    """Take what a person just saved in a task's file, and return the task."""
-    app.repository.take((os.path.relpath(file_of(app, id), app.root),))
+    """Take what a person just saved in a task's file, and return the task. Raises Malformed for a mistake in it."""
+    path = os.path.relpath(file_of(app, id), app.root)
+    recorded = app.repository.settle((path,), 0.0, 0.0)
     app.publish()
     with app.view() as view:
-        return app.task_json(find(view, id), view)
+        wrong = [(p.message, p.line, p.key) for p in recorded.problems if p.path == path]
+        wrong += [
+            (row["message"], row["line"], row["key"])
+            for row in view.problems()
+            if row["path"] == path and row["severity"] == "error"
+        ]
+        for message, line, key in wrong:
+            hint = f"what you wrote is kept as it is; mend it with `ravi tasks edit {id}`"
+            raise Malformed(message, path=path, line=line, key=key, hint=hint)
+        task = find(view, id)
+        _look_at_assignee(app, task, view)
+        return app.task_json(task, view)

@@ -2,9 +2,11 @@
 
 import json
 import os
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ravi.app import App
+from ravi.errors import UsageError
 from ravi.store.repository import Reading
 
 if TYPE_CHECKING:
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 
 def listing(app: App, **wanted: Any) -> list[dict[str, Any]]:
     """Tasks that are not closed (all with `all=True`), most urgent first. `fields` names the keys that are wanted."""
+    _look_at_status(app, wanted)
     with app.view() as view:
         rows = view.list_tasks(**wanted)
         if app.run is None:
@@ -27,6 +30,7 @@ def listing_json(app: App, **wanted: Any) -> str:
     """What `listing` gives, as the text of one JSON array: with many tasks, many times faster."""
     if app.run is not None:
         return json.dumps(listing(app, **wanted), ensure_ascii=False)
+    _look_at_status(app, wanted)
     with app.view() as view:
         return view.tasks_json(**wanted)
 
@@ -70,6 +74,20 @@ def file_of(app: App, id: str) -> str:
         task = find(view, id)
         app.permit("tasks.edit", task, view)
     return os.path.join(app.root, task.path)
+
+
+def refuse_unknown(app: App, words: str, known: Iterable[str]) -> None:
+    """Raise UsageError when one of `words`, with commas between them, is no status there is."""
+    for word in map(str.strip, words.split(",") if words else ()):
+        if word not in known:
+            raise UsageError(f"no status `{word}`", hint=app.near(word, known) or f"there are: {', '.join(known)}")
+
+
+def _look_at_status(app: App, wanted: Mapping[str, Any]) -> None:
+    if wanted.get("status") is not None:
+        from ravi.core.task import RUNNING, STATUSES, WAITING
+
+        refuse_unknown(app, wanted["status"] or " ", (*STATUSES, RUNNING, WAITING))
 
 
 def _branch(app: App, task: "Task", view: Reading, above: frozenset[str]) -> dict[str, Any]:

@@ -30,12 +30,12 @@ class Checkout:
 
     def pause(self, branch: str) -> str:
         """Why nothing may be ingested or published while it is so; "" when it may. `branch` is the main line's."""
+        if self.under_way:  # first: a rebase detaches HEAD, and to go back by hand would lose it
+            return f"{self.under_way} is under way; finish or abort it with git"
         if self.branch is None:
             return f"HEAD is detached; go back with `git switch {_short(branch)}`"
         if self.branch != branch:
             return f"{_short(self.branch)} is checked out, the main line is {_short(branch)}"
-        if self.under_way:
-            return f"{self.under_way} is under way; finish or abort it with git"
         return ""
 
 

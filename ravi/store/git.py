@@ -198,7 +198,7 @@ class CatFile:
                 os.waitpid(pid, 0)
 
     def _all(self, command: str, oids: Sequence[str]) -> list[tuple[str, bytes] | None]:
-        found: list[tuple[str, bytes] | None] = []
+        found: list[tuple[str, bytes] | None] = []  # for no question at all, git is not started
         for start in range(0, len(oids), _CHUNK):
             found += self._asked(command, oids[start : start + _CHUNK])
         for _ in range(_LOOKS):

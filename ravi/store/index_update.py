@@ -13,21 +13,22 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ravi.core import document, places
-from ravi.core.agent import Agent
-from ravi.core.comment import Comment
 from ravi.core.field import nearest
 from ravi.core.ids import is_valid
 from ravi.core.places import Place, Problem
-from ravi.core.run import Run
 from ravi.core.task import DRAFT, Task
 from ravi.errors import Malformed, NotFound
 from ravi.store import ledger
 from ravi.store.index_tables import INDEXES
 from ravi.store.index_view import DEPENDS, FAILED, OPEN, WAITING, WAITS, encode, holds_up, task_json, to_json
 from ravi.store.objects import Difference, Objects
+
+if TYPE_CHECKING:
+    from ravi.core.agent import Agent
+    from ravi.core.run import Run
 
 _CHUNK = 512
 _MANY = 2000  # from so many tasks on, whole tables are read at once instead of row by row
@@ -153,23 +154,26 @@ class _Update:
             self._remove(path, place)
             self._tell(Problem(path, "holds text that is not Unicode"))
 
-    def _put_noun(self, path: str, place: Place, data: bytes, noun: places.Noun | None) -> None:
-        match noun:
-            case Task():
+    def _put_noun(self, path: str, place: Place, data: bytes, noun: Any) -> None:
+        """Write the row of what `places.read` made of a file: a Problem, or the noun that its place is for."""
+        if isinstance(noun, Problem):
+            self._put_unread(path, place, data, noun)
+            return
+        match place.kind:
+            case places.TASK:
                 self._put_task(noun, "")
-            case Run():
+            case places.RUN:
                 self._put_run(noun, place)
-            case Agent():
+            case places.AGENT:
                 self._put_agent(noun)
-            case Comment():
+            case places.COMMENT:
                 row = (path, place.folder, noun.author, noun.created, noun.kind, noun.text)
                 self._db.execute("INSERT OR REPLACE INTO comments VALUES (?, ?, ?, ?, ?, ?)", row)
-            case Problem():
-                self._put_unread(path, place, data, noun)
 
     def _put_unread(self, path: str, place: Place, data: bytes, problem: Problem) -> None:
         """A file that cannot be read stays in lists, with what can be known of it, and with its problem."""
-        from ravi.core.schema import lenient_task  # seldom needed
+        from ravi.core.agent import Agent
+        from ravi.core.schema import lenient_task
 
         said = problem.message if not problem.key else f"{problem.key}: {problem.message}"
         if place.kind == places.AGENT:
@@ -250,7 +254,7 @@ class _Update:
             self._db.execute(delete, (key, *old))
             self._db.execute("INSERT INTO words (rowid, title, body) VALUES (?, ?, ?)", (key, title, body))
 
-    def _put_run(self, run: Run, place: Place) -> None:
+    def _put_run(self, run: "Run", place: Place) -> None:
         self._folders.add(place.folder)
         self._db.execute(
             "INSERT OR REPLACE INTO runs"
@@ -262,7 +266,7 @@ class _Update:
             ),
         )  # fmt: skip
 
-    def _put_agent(self, agent: Agent) -> None:
+    def _put_agent(self, agent: "Agent") -> None:
         if self._db.execute("SELECT 1 FROM agents WHERE name = ?", (agent.name,)).fetchone() is None:
             self._names.add(agent.name)
         row = (agent.name, encode(agent, ("instructions",)), agent.instructions)

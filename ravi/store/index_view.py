@@ -27,7 +27,7 @@ TASK_KEYS = (
 )  # fmt: skip
 RUN_KEYS = (
     "id", "task", "agent", "attempt", "status", "started", "ended", "branch", "base", "merge", "exit", "summary",
-    "usage", "reason", "retry_at",
+    "usage", "reason", "retry_at", "refused",
 )  # fmt: skip
 _COLUMNS = frozenset(
     ("id", "title", "status", "assignee", "parent", "priority", "path", "created", "updated", "due", "problem")
@@ -165,14 +165,16 @@ class IndexView:
 
     def comments(self, task: str) -> "tuple[Comment, ...]":
         """What was said about a task, oldest first."""
-        from ravi.core.comment import Comment
-
         rows = self._rows(
             "SELECT c.author, c.created, c.body, c.path, c.kind FROM tasks t JOIN comments c"
             " ON c.folder || '/TASK.md' = t.path AND c.folder = substr(t.path, 1, length(t.path) - 8)"
             " WHERE t.id = ? AND t.owner ORDER BY c.created, c.path",
             (task,),
         )
+        if not rows:
+            return ()
+        from ravi.core.comment import Comment
+
         return tuple(Comment(task, *row) for row in rows)
 
     def status_of(self, task: "Task") -> str:
@@ -309,8 +311,6 @@ class IndexView:
 
     def _runs(self, clause: str, args: Sequence[str]) -> "tuple[Run, ...]":
         """Runs of the main line. One in the folder of another task (a copied folder) is not that task's run."""
-        from ravi.core.run import Run
-
         rows = self._rows(
             "SELECT r.path, r.front, r.body,"  # noqa: S608 - parts of our own
             " (SELECT c.oid FROM commits c WHERE c.run = r.id AND c.merge ORDER BY c.made, c.oid LIMIT 1)"
@@ -319,6 +319,10 @@ class IndexView:
             f" WHERE t.owner AND t.id = r.task {clause}",
             args,
         )
+        if not rows:
+            return ()
+        from ravi.core.run import Run
+
         return tuple(
             Run(**decode(front), path=path, text=body, merge=merge.hex() if merge else "")
             for path, front, body, merge in rows
@@ -355,10 +359,12 @@ class _Wanted(NamedTuple):
 
     def clause(self, shown: str, its_args: Sequence[str | int]) -> tuple[str, list[str | int]]:
         """As SQL, with its arguments; `shown` is the SQL of the status that a task is shown with."""
-        parts, args = ["1" if self.all or self.status in (*CLOSED, RUNNING) else "t.closed = 0"], list[str | int]()
-        if self.status is not None:
-            parts.append(f"{shown} = ?")
-            args += (*its_args, self.status)
+        statuses = [] if self.status is None else [word.strip() for word in self.status.split(",")]
+        is_whole = self.all or not {*CLOSED, RUNNING}.isdisjoint(statuses)
+        parts, args = ["1" if is_whole else "t.closed = 0"], list[str | int]()
+        if statuses:
+            parts.append(f"{shown} IN ({_marks(statuses)})")
+            args += (*its_args, *statuses)
         if self.assignee is not None:
             parts.append("t.assignee = ?" + (" AND t.assignee != ''" if self.assignee else ""))
             args.append(self.assignee)

@@ -147,33 +147,55 @@ class Ingest:
         """Look once more, now that nothing of ours can change, and tell what is ready from what is not."""
         result = _SortedOut()
         wall = self._publisher.writer.clock().timestamp()
-        todo = dict.fromkeys(listed)
+        todo = list(listed)
         while todo:
-            path = next(iter(todo))
-            del todo[path]
-            one = scan.at(path, with_data=True)
-            if one is None:
-                self._seen.pop(path, None)
-                if (before := listed.get(path)) and before.problem:
-                    result.problems.append(Problem(path, before.problem))
-                continue
-            if one.problem or one.is_staged:
-                result.problems.append(Problem(path, one.problem or "is staged; it is yours to commit"))
-                continue
-            moment = self._settles(one, now, wall, quiet)
-            if moment > now:
-                result.waiting[path] = moment
-                continue
-            if (owner := self._moved_from(scan, one)) is not None:
-                result.moves[path] = owner
-                todo.setdefault(owner)
-            if one.data is not None:
-                self._objects.put_blob(one.data)
-            result.ready[path] = replace(one, data=None)
+            known = set(result.moves)
+            for path in todo:
+                self._sort(scan, path, listed, result, now, wall, quiet)
+            todo = self._going_along(scan, result, result.moves.keys() - known)
         result.refuse(self._suspicious(scan, result.ready))
         result.refuse(self._filtered(result.ready))
         result.keep_moves_whole()
         return result
+
+    def _sort(
+        self,
+        scan: Scan,
+        path: str,
+        listed: Mapping[str, Found],
+        result: "_SortedOut",
+        now: float,
+        wall: float,
+        quiet: float,
+    ) -> None:
+        one = scan.at(path, with_data=True)
+        if one is None:
+            self._seen.pop(path, None)
+            if (before := listed.get(path)) and before.problem:
+                result.problems.append(Problem(path, before.problem))
+            return
+        if one.problem or one.is_staged:
+            result.problems.append(Problem(path, one.problem or "is staged; it is yours to commit"))
+            return
+        moment = self._settles(one, now, wall, quiet)
+        if moment > now:
+            result.waiting[path] = moment
+            return
+        result.waiting.pop(path, None)
+        if (owner := self._moved_from(scan, one)) is not None:
+            result.moves[path] = owner
+        if one.data is not None:
+            self._objects.put_blob(one.data)
+        result.ready[path] = replace(one, data=None)
+
+    def _going_along(self, scan: Scan, result: "_SortedOut", moved: Collection[str]) -> list[str]:
+        """What else lies, or lay, in the folders of tasks that moved. It belongs to the move, looked at or not."""
+        folders = {one.rpartition("/")[0] for path in moved for one in (path, result.moves[path])}
+        found = [one for one in scan.below(folders) if one.path not in result.ready and not one.problem]
+        for one in found:
+            if one.entry is None:  # nobody is saving it: its task is elsewhere
+                self._seen[one.path] = _Seen(None, -math.inf)
+        return [one.path for one in found]
 
     def _settles(self, one: Found, now: float, wall: float, quiet: float) -> float:
         """When a file will have lain still long enough."""
@@ -199,7 +221,6 @@ class Ingest:
             id = _front(one.data).get("id")
             owner = self._owner_of(id) if isinstance(id, str) and is_valid(id) else None
             if owner and owner != one.path and (gone := scan.at(owner)) and gone.entry is None:
-                self._seen.setdefault(owner, _Seen(None, -math.inf))
                 return owner
         return None
 
@@ -478,15 +499,23 @@ class _SortedOut:
             self.problems.append(problem)
 
     def keep_moves_whole(self) -> None:
-        """Take a task at its new place only together with its going from the old one; else it would be a copy."""
+        """Take a task at its new place only together with its going from the old one; else it would be a copy.
+
+        What lies in its folder goes with it: it is waited for.
+        """
         for path, owner in self.moves.items():
-            if path not in self.ready or owner in self.ready:
-                continue
-            del self.ready[path]
-            if owner in self.waiting:
-                self.waiting[path] = self.waiting[owner]
-            else:
+            if path in self.ready and owner not in self.ready and owner not in self.waiting:
+                del self.ready[path]
                 self.problems.append(Problem(path, f"came from {owner}, which cannot be taken as it is"))
+        folders = {one.rpartition("/")[0]: path for path, owner in self.moves.items() for one in (path, owner)}
+        late: dict[str, float] = {}
+        for path, moment in self.waiting.items():
+            if (move := _nearest(path, folders)) is not None:
+                late[move] = max(moment, late.get(move, 0.0))
+        for path in list(self.ready) if late else ():
+            if (move := _nearest(path, folders)) in late:
+                del self.ready[path]
+                self.waiting[path] = late[move]
 
 
 _HEADING = re.compile(rb"^#{1,6}[ \t]+(.+?)[ \t#]*\r?$", re.MULTILINE)
@@ -547,6 +576,15 @@ def _is_task(path: str) -> bool:
 
 def _name(path: str) -> str:
     return path.rpartition("/")[2]
+
+
+def _nearest(path: str, folders: Mapping[str, str]) -> str | None:
+    """What `folders` says of the innermost of them that `path` lies in."""
+    while path:
+        path = path.rpartition("/")[0]
+        if path in folders:
+            return folders[path]
+    return None
 
 
 def _covers(looked: Collection[str] | None, path: str) -> bool:

@@ -18,6 +18,8 @@ from ravi.store.durable import write_all, writing
 if TYPE_CHECKING:
     import filelock
 
+_GLANCE = 0.2  # seconds: who only looks whether the lock is held has it for a moment
+
 
 class Lock:
     """An exclusive lock on a file: among processes by flock, among the threads that share this object by itself.
@@ -130,14 +132,14 @@ class Leader:
 
         os.makedirs(os.path.dirname(self.path), exist_ok=True)
         while True:
-            lock = filelock.FileLock(self.path, timeout=0, thread_local=False)
+            lock = filelock.FileLock(self.path, timeout=_GLANCE, thread_local=False)
             try:
                 lock.acquire()
             except filelock.Timeout:
-                who = self.holder()
+                who = self._told()
                 raise Refused(
-                    f"{self.path}: this workspace is led by {who or 'another process'}",
-                    hint="stop it with `ravi daemon stop`",
+                    f"this workspace is led by {who or 'another process'}",
+                    hint=f"end it with `kill -INT {who.pid}`" if who else "end that one first",
                 ) from None
             if os.path.exists(self.path):
                 break
@@ -159,7 +161,21 @@ class Leader:
         os.replace(temporary, self._note)
 
     def holder(self) -> Holder | None:
-        """Who led it last; it still does if the lock is held."""
+        """Who leads this workspace now; None when nobody does, whatever a dead one left behind."""
+        try:
+            fd = os.open(self.path, os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return self._told() or Holder(0, "", "")
+        finally:
+            os.close(fd)
+        return None
+
+    def _told(self) -> Holder | None:
+        """Who led it last, as they wrote down."""
         try:
             with open(self._note, encoding="utf-8") as file:
                 pid, host, since = file.read().splitlines()

@@ -53,8 +53,9 @@ def merge_trees(
 ) -> MergedTrees:
     """What they did to `base`, done to our tree (trees or commits; None is an empty one).
 
-    A file that they moved and we changed moves with our change in it. `bases` holds, by path, another text to start
-    from than the one in `base`: that of an editor which had an older version open.
+    A file that they moved and we changed moves with our change in it, and what we added to a task's folder goes where
+    they moved the task. `bases` holds, by path, another text to start from than the one in `base`: that of an editor
+    which had an older version open.
     """
     differences = list(objects.diff(base, theirs))
     moves = _moves(objects, differences, ours)
@@ -85,6 +86,11 @@ def merge_trees(
             conflicts.append((path, "deleted" if new is None else "replaced" if mine else "deleted by ravi"))
             if prefer == "theirs":
                 changes[path] = new
+    for old_folder, new_folder in _folders(objects, differences):
+        for path, new in _added(objects, base, ours, old_folder):
+            place = new_folder + path[len(old_folder) :]
+            if path not in changes and place not in changes and _entry(objects, ours, place) is None:
+                changes |= {path: None, place: new}
     return _fitting(objects, ours, changes, conflicts, prefer)
 
 
@@ -166,6 +172,26 @@ def _moves(objects: Objects, differences: Iterable[Difference], ours: str | None
                 found[free[0]] = path
                 break
     return found
+
+
+def _folders(objects: Objects, differences: Iterable[Difference]) -> list[tuple[str, str]]:
+    """Old and new folder of each task that they moved, the innermost first."""
+    tasks = [one for one in differences if one.path.endswith("/TASK.md") and (one.old is None or one.new is None)]
+    gone = [(path, old) for path, old, _ in tasks if old is not None and old.is_file]
+    came = [(path, new) for path, _, new in tasks if new is not None and new.is_file]
+    if not gone or not came:
+        return []
+    left = {_id(objects, path, entry): path for path, entry in gone}
+    places = [(left.get(_id(objects, path, entry) or "?"), path) for path, entry in came]
+    return sorted(((old[:-8], new[:-8]) for old, new in places if old), key=lambda pair: -len(pair[0]))
+
+
+def _added(objects: Objects, base: str | None, ours: str | None, folder: str) -> list[tuple[str, TreeEntry]]:
+    """What we have below a folder, and `base` has not."""
+    was, mine = _entry(objects, base, folder), _entry(objects, ours, folder)
+    if was is None or mine is None or not was.is_folder or not mine.is_folder:
+        return []
+    return [(path, new) for path, old, new in objects.diff(was.oid, mine.oid, folder) if new and old is None]
 
 
 def _id(objects: Objects, path: str, entry: TreeEntry) -> str:

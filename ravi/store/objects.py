@@ -1,4 +1,6 @@
-"""Git objects, fast: blobs, trees and commits are read through one git process and written as small packs."""
+"""Git objects, fast: blobs, trees and commits are read from the files or through one git process, and written as
+small packs.
+"""
 
 import contextlib
 import os
@@ -15,12 +17,15 @@ from ravi.store import packs
 from ravi.store.durable import writing
 from ravi.store.git import CatFile
 from ravi.store.locks import Lock
+from ravi.store.stored import Stored
 
 FILE, EXECUTABLE, LINK, FOLDER, SUBMODULE = 0o100644, 0o100755, 0o120000, 0o040000, 0o160000
 EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 
+_SMALL = 1 << 16  # a blob up to this size is worth remembering
 _SPILL = 64 << 20  # bytes of unwritten objects after which they go to the disk without waiting for `flush`
 _MARKED = 60.0  # seconds after which a pack whose flusher did not say `release` is released all the same
+_FEW = 8  # more objects than these are asked of git, which reads a heap of them faster
 _CHUNK = 256  # trees asked for at once
 
 
@@ -105,6 +110,7 @@ class Objects:
         self.common_dir = common_dir
         self.folder = os.path.join(common_dir, "objects", "pack")
         self._git = CatFile(common_dir)
+        self._stored = Stored(common_dir)
         self._lock = threading.RLock()
         self._flushing = threading.Lock()
         self._folding = Lock(os.path.join(common_dir, "ravi", "fold.lock"))
@@ -131,6 +137,7 @@ class Objects:
         """End the git process; the next question starts another. What is pending stays pending."""
         with self._lock:
             _close(self._git, self._kept)
+            self._stored.close()
 
     def kind_and_data(self, oid: str) -> tuple[str, bytes]:
         """`commit`, `tree`, `blob` or `tag`, and the bytes. Raises NotFound."""
@@ -139,16 +146,21 @@ class Objects:
     def many(self, oids: Sequence[str]) -> list[tuple[str, bytes]]:
         """Kind and bytes of every one of `oids`, asked for together: many times faster than one by one."""
         with self._lock:
-            pending = self._pending
-            asked = [oid for oid in oids if oid not in pending]
-            answers = iter(self._git.contents(asked) if asked else ())
-            found: list[tuple[str, bytes]] = []
+            found: dict[str, tuple[str, bytes] | None] = {}
             for oid in oids:
-                answer = pending[oid][:2] if oid in pending else next(answers)
+                if oid in self._pending:
+                    found[oid] = self._pending[oid][:2]
+                else:
+                    found[oid] = self._stored.read(oid) if len(oids) <= _FEW else None
+            asked = [oid for oid, answer in found.items() if answer is None]
+            found |= zip(asked, self._git.contents(asked), strict=True)
+            answers: list[tuple[str, bytes]] = []
+            for oid in oids:
+                answer = found[oid]
                 if answer is None:
                     raise NotFound(f"{self.common_dir}: object {oid} is missing", hint="look with `git fsck`")
-                found.append(answer)
-            return found
+                answers.append(answer)
+            return answers
 
     def kind(self, oid: str) -> str | None:
         """`commit`, `tree`, `blob` or `tag`; None when there is no such object, pending or stored."""
@@ -160,7 +172,7 @@ class Objects:
             data = self._blobs.get(oid)
         if data is None:
             data = self._expect(oid, "blob")
-            if len(data) <= 1 << 16:
+            if len(data) <= _SMALL:
                 with self._lock:
                     self._blobs.put(oid, data, len(data) + 200)
         return data
@@ -225,7 +237,11 @@ class Objects:
 
     def put_blob(self, data: bytes) -> str:
         """A file's bytes become an object, durable at the next flush."""
-        return self._put("blob", data)
+        oid = self._put("blob", data)
+        if len(data) <= _SMALL:
+            with self._lock:
+                self._blobs.put(oid, data, len(data) + 200)
+        return oid
 
     def put_tree(self, entries: Mapping[str, TreeEntry]) -> str:
         """A tree of these entries, which may be in any order."""
@@ -242,7 +258,10 @@ class Objects:
         lines += [f"author {author.render()}", f"committer {committer.render()}"]
         text = message.replace("\0", "\ufffd")
         data = ("\n".join(lines) + "\n\n" + text + ("" if text.endswith("\n") else "\n")).encode("utf-8", "replace")
-        return self._put("commit", data)
+        oid = self._put("commit", data)
+        with self._lock:
+            self._commits.put(oid, parse_commit(oid, data), len(data) + 1000)
+        return oid
 
     def apply(self, tree: str | None, changes: Mapping[str, Change]) -> str:
         """The tree that `changes` make of `tree`, and its oid.
@@ -319,6 +338,8 @@ class Objects:
             self._is_swept = True
             packs.sweep(self.folder, present)
         packs.mend(self.folder, present)
+        with self._lock:
+            self._stored.keep(set(present))
         return packs.count(present)
 
     def fold(self) -> bool:
@@ -463,13 +484,15 @@ class Objects:
 
     def _kinds(self, oids: Sequence[str]) -> list[str | None]:
         with self._lock:
-            asked = [oid for oid in oids if oid not in self._pending]
-            stored = dict(zip(asked, self._git.sizes(asked), strict=True)) if asked else {}
-            found: list[str | None] = []
+            found: dict[str, str | None] = {}
             for oid in oids:
-                answer = stored.get(oid)
-                found.append(self._pending[oid].kind if oid in self._pending else answer and answer[0])
-            return found
+                if oid in self._pending:
+                    found[oid] = self._pending[oid].kind
+                else:
+                    found[oid] = self._stored.kind(oid) if len(oids) <= _FEW else None
+            asked = [oid for oid, kind in found.items() if kind is None]
+            found |= {oid: size and size[0] for oid, size in zip(asked, self._git.sizes(asked), strict=True)}
+            return [found[oid] for oid in oids]
 
     def _put_tree(self, raw: bytes, entries: dict[str, TreeEntry]) -> str:
         oid = self._put("tree", raw)

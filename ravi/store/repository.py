@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # a list needs none of these
     from ravi.store.writer import Tip, Writer
 
 FOLDERS = ("tasks", "agents", "sessions", "contacts", "automations", "profiles")
+_LATELY = 2000  # commits that are looked through for the last one that touched a task
 _RECENT = 2000  # tasks, the last ones written, whose folders are watched though they are closed
 Reading = IndexView
 
@@ -282,6 +283,31 @@ class Repository:
             if not commit.parents or mark not in self.objects.commit(commit.parents[0]).message:
                 return oid
             oid = commit.parents[0]
+
+    def cause_of(self, id: str, view: Reading) -> tuple[str, int]:
+        """What made a task ready, as far as history tells: the commit of the main line, and its depth.
+
+        The end of the last task that it waited for, else the last commit that touched its folder.
+        """
+        from ravi.core import trailers
+
+        task = view.task(id)
+        if task is None:
+            return view.commit, 0
+        ends = [runs[-1] for runs in map(view.runs, (*task.waiting_on, *task.depends_on)) if runs and runs[-1].merge]
+        commit = max(ends, key=lambda run: run.ended).merge if ends else self._last_touch(task.folder, view.commit)
+        told = trailers.parse(self.objects.commit(commit).message).trailers.get("Ravi-Depth", "")
+        return commit, int(told) if told.isdecimal() else 0
+
+    def _last_touch(self, folder: str, tip: str) -> str:
+        """The last commit of the main line that changed a folder, looked for among the last ones; else the tip."""
+        here, is_now = tip, self.objects.entry(self.objects.commit(tip).tree, folder)
+        for _ in range(_LATELY):
+            parents = self.objects.commit(here).parents
+            if not parents or self.objects.entry(self.objects.commit(parents[0]).tree, folder) != is_now:
+                return here
+            here = parents[0]
+        return tip
 
     def _amend(self, run_id: str, said: str, author: "Signature", **keys: str) -> None:
         from dataclasses import replace

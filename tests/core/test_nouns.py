@@ -229,13 +229,13 @@ def test_an_agent_is_named_by_its_folder() -> None:
     ("values", "key", "words"),
     [
         (front(), "command", "is missing"),
-        (front(runner="claud"), "runner", "did you mean `claude`?"),
+        (front(runner="comand"), "runner", "did you mean `command`?"),
         (front(runner="command", command="echo 'x"), "command", "quote without its partner"),
         (front(runner="command", command=[]), "command", "names no program"),
-        (front(runner="claude", permissions={"wirte": []}), "permissions", "did you mean `write`?"),
-        (front(runner="claude", env={"a b": "c"}), "env", "name of a variable"),
-        (front(runner="claude", sandbox="maybe"), "sandbox", "write one of required, preferred, none"),
-        (front(runner="claude", concurrency=0), "concurrency", "at least 1"),
+        (front(runner="scripted", permissions={"wirte": []}), "permissions", "did you mean `write`?"),
+        (front(runner="scripted", env={"a b": "c"}), "env", "name of a variable"),
+        (front(runner="scripted", sandbox="maybe"), "sandbox", "write one of required, preferred, none"),
+        (front(runner="scripted", concurrency=0), "concurrency", "at least 1"),
         (front(runner="scripted", script=[["a"]]), "script", "each step is a mapping"),
     ],
 )

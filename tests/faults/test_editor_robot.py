@@ -85,6 +85,45 @@ for n in range(count):
     log.flush()
 """
 
+COMMITTER = r"""
+import os, random, subprocess, sys, time
+root, count, seed, said = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+chance = random.Random(seed)
+log = open(said, "w")
+refused = 0
+
+def git(*args):
+    # what a person does when git says that another one is running, or that HEAD moved: the same again
+    global refused
+    for _ in range(500):
+        done = subprocess.run(["git", *args], cwd=root, capture_output=True, text=True)
+        if done.returncode == 0:
+            return
+        if not any(word in done.stderr for word in ("index.lock", "cannot lock ref", "HEAD.lock")):
+            sys.exit(f"git {args}: {done.stdout} {done.stderr}")
+        refused += 1
+        time.sleep(0.005)
+    sys.exit(f"git {args}: never")
+
+for n in range(count):
+    time.sleep(chance.random() * 0.05)
+    with open(f"{root}/notes.txt", "a") as file:
+        file.write(f"- git.{n}.\n")
+    match chance.randrange(4):
+        case 0:
+            git("commit", "-qam", f"note {n}")
+        case 1:
+            git("add", "notes.txt")
+            git("commit", "-qm", f"note {n}")
+        case 2:
+            git("commit", "-q", "--amend", "--no-edit", "-a")
+        case 3:
+            git("commit", "-qm", f"note {n}", "notes.txt")
+    log.write(f"git.{n}.\n")
+    log.flush()
+print(refused)
+"""
+
 READER = r"""
 import os, signal, sys, time
 root, files = sys.argv[1], sys.argv[2:]
@@ -190,6 +229,7 @@ def workspace(root: Path) -> Path:
         id = path.split("/")[1]
         text = f"---\nid: {id}\nstatus: open\nprogress: 0\nupdated: {STAMP}\n---\n\n" + "Some words.\n" * 40 + "END\n"
         (root / path).write_text(text)
+    (root / "notes.txt").write_text("Notes\n")
     git(root, "add", "-A")
     git(root, "commit", "-q", "-m", "start")
     return root
@@ -270,3 +310,36 @@ def test_no_save_of_any_editor_is_lost(tmp_path, figures):
 
 def test_no_save_is_lost_when_ravi_is_killed_again_and_again(tmp_path, figures):
     assert race(tmp_path, figures, SAVES // 2, seed=2, kills=True)["kills"]
+
+
+def test_commits_and_ravi_do_not_undo_each_other(tmp_path, figures):
+    """A person commits and amends, as fast as git lets them, what has nothing to do with ravi."""
+    root = workspace(tmp_path / "w")
+    commits = SAVES // 6
+    ravi = python(RAVI, root, 3, tmp_path / "ravi", *FILES)
+    person = python(COMMITTER, root, commits, 3, tmp_path / "said")
+    try:
+        assert ravi.stdout is not None
+        assert ravi.stdout.readline() == "at work\n"
+        refused, complaint = person.communicate()
+        assert person.returncode == 0, complaint
+        ravi.send_signal(signal.SIGTERM)
+        told, complaint = ravi.communicate()
+        assert ravi.returncode == 0, complaint
+    except BaseException:
+        for process in (ravi, person):
+            process.kill()
+            process.communicate()
+        raise
+    tokens = (tmp_path / "said").read_text().split()
+    assert len(tokens) == commits
+    notes = (root / "notes.txt").read_text()
+    changes = [line.split() for line in (tmp_path / "ravi").read_text().splitlines()]
+    lost = [token for token in tokens if notes.count(f"- {token}\n") != 1]
+    undone = {path: progress for path, progress in dict(changes).items() if progress not in (root / path).read_text()}
+    told = {"lost": len(lost), "undone": len(undone), "refused_by_git": int(refused), **json.loads(told)}
+    figures(persons_commits=commits, changes=len(changes), **told)
+    assert lost == []
+    assert undone == {}
+    assert git(root, "status", "--porcelain") == ""
+    git(root, "fsck", "--strict")

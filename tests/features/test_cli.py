@@ -68,7 +68,6 @@ def test_words_come_before_and_after_json(lived_in):
         (("tasks", "new", "x", "--depends-on", "nobody"), 4, "not_found"),
         (("tasks", "new", "x", "--id", "greet"), 5, "conflict"),
         (("tasks", "done", "greet"), 5, "refused"),
-        (("tasks", "retry", "greet"), 5, "refused"),
         (("tasks", "edit", "greet", "--status", "finished"), 1, "malformed"),
         (("tasks", "edit", "greet", "--parent", "greet"), 1, "malformed"),
         (("runs", "show", "greet.9"), 4, "not_found"),

@@ -120,10 +120,12 @@ def test_the_second_leader_is_told_who_leads(tmp_path: Path) -> None:
         late = Leader(str(tmp_path))
         with pytest.raises(Refused, match=f"led by process {process.pid} on .* since 2026-11-20T10:22:33.000Z") as told:
             late.acquire("2026-11-20T11:00:00.000Z")
-        assert "ravi daemon stop" in told.value.hint
+        assert f"kill -INT {process.pid}" in told.value.hint
         assert not late.is_held()
+        assert late.holder() == Holder(process.pid, os.uname().nodename, "2026-11-20T10:22:33.000Z")
         process.kill()
         process.wait()
+        assert late.holder() is None, "what a dead one wrote down is no claim"
         late.acquire("2026-11-20T11:00:00.000Z")
         assert late.holder() == Holder(os.getpid(), os.uname().nodename, "2026-11-20T11:00:00.000Z")
         assert late.is_held()
