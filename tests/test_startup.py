@@ -15,7 +15,8 @@ NEVER = HEAVY | {"ravi.bus", "ravi.runners", "ravi.engine.perform", "ravi.engine
 READING = NEVER | {
     "ctypes", "difflib", "hashlib", "selectors", "shutil", "subprocess", "zlib", "ravi.config",
     "ravi.engine.decide", "ravi.engine.policy", "ravi.porcelain.task_changes", "ravi.store.checkout",
-    "ravi.store.gitindex", "ravi.store.index_update", "ravi.store.ingest", "ravi.store.merge", "ravi.store.publish",
+    "ravi.store.gitindex", "ravi.store.index_update", "ravi.store.ingest", "ravi.store.merge", "ravi.store.objects",
+    "ravi.store.packs", "ravi.store.publish",
     "ravi.store.writer",
 }  # fmt: skip
 

@@ -28,7 +28,7 @@ def _keys(
     report_to: tuple[str, ...],
     sets: tuple[str, ...],
 ) -> dict[str, Any]:
-    """The options of `new` and `edit` as front matter; `--set KEY=VALUE` is for any other key. What is empty is None."""
+    """The options of `new` and `edit` as front matter, what is empty as None; `--set KEY=VALUE` is for other keys."""
     keys: dict[str, Any] = {
         "assignee": assignee,
         "parent": parent,
@@ -130,7 +130,7 @@ def show(face: Face, /, id_: str) -> None:
 @_key_options
 @click.pass_obj
 def edit(face: Face, /, id_: str, title: str | None, status: str | None, body: str | None, **options: Any) -> None:
-    """Change a task; an empty value removes a key. With no option, in your editor."""
+    """Change a task; with no option, in your editor. An empty value removes a key."""
     from ravi.porcelain import task_changes
 
     words = {key: word for key, word in (("title", title), ("status", status)) if word is not None}

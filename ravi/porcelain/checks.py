@@ -77,7 +77,7 @@ def merge_driver(base: str, ours: str, theirs: str, path: str) -> list[str]:
 def _met(path: str, where: str, ours: bytes, theirs: bytes) -> str:
     """What two sides said of one key, or that they said it of the text."""
     if where == "body" or not path.endswith(".md"):
-        return f"{path}: both sides changed the same lines of the text; those from here are kept, mend it and commit"
+        return f"{path}: both sides changed the same lines; those from here are kept, mend it and commit"
     mine, yours = (_said(where, data) for data in (ours, theirs))
     return f"{path}: {where}: {mine} here, {yours} there; {mine} is kept, mend it and commit"
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ravi.app import App
 from ravi.errors import UsageError
+from ravi.store.index_view import SHOWN
 from ravi.store.repository import Reading
 
 if TYPE_CHECKING:
@@ -85,9 +86,7 @@ def refuse_unknown(app: App, words: str, known: Iterable[str]) -> None:
 
 def _look_at_status(app: App, wanted: Mapping[str, Any]) -> None:
     if wanted.get("status") is not None:
-        from ravi.core.task import RUNNING, STATUSES, WAITING
-
-        refuse_unknown(app, wanted["status"] or " ", (*STATUSES, RUNNING, WAITING))
+        refuse_unknown(app, wanted["status"] or " ", SHOWN)
 
 
 def _branch(app: App, task: "Task", view: Reading, above: frozenset[str]) -> dict[str, Any]:

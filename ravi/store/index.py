@@ -39,15 +39,21 @@ File = tuple[int, int]  # device and inode
 class Index:
     """One workspace's index at `path`. Thread-safe; other processes may use the same file at the same time."""
 
-    def __init__(self, path: str, objects: "Objects") -> None:
+    def __init__(self, path: str, objects: "Callable[[], Objects]") -> None:
+        """`objects` is asked when the index has to move, or a run is looked up: a list does without git."""
         self.path = path
-        self.objects = objects
+        self._objects = objects
         self._lock = threading.RLock()
         self._db: sqlite3.Connection | None = None
         self._file: File | None = None  # what we opened
         self._idle: list[sqlite3.Connection] = []
         self._at = ""  # the commit we last asked for
         self._live: dict[str, tuple[str, Run | None]] = {}  # run id -> tip of its ref, and what RUN.md says there
+
+    @property
+    def objects(self) -> "Objects":
+        """The objects of the repository that this is the index of."""
+        return self._objects()
 
     def close(self) -> None:
         """Let go of the file. It is opened again when it is needed."""

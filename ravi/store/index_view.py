@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # Spelled here because a list must not import the nouns.
 OPEN, RUNNING, WAITING, DONE, FAILED = "open", "running", "waiting", "done", "failed"
 CLOSED = ("done", "failed", "cancelled")
+SHOWN = ("draft", OPEN, "blocked", "review", *CLOSED, RUNNING, WAITING)  # the statuses a task is listed with
 DEPENDS, WAITS = 0, 1  # kinds of edges
 
 TASK_KEYS = (

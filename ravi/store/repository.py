@@ -13,7 +13,6 @@ from ravi.core.times import stamp
 from ravi.errors import Conflict, Refused
 from ravi.store import git
 from ravi.store.index import Index, IndexView
-from ravi.store.objects import Objects
 from ravi.store.refs import MAIN, PUBLISHED, RUNS, Refs
 
 if TYPE_CHECKING:  # a list needs none of these
@@ -24,7 +23,7 @@ if TYPE_CHECKING:  # a list needs none of these
     from ravi.store.lanes import Lanes
     from ravi.store.links import OpenLinks
     from ravi.store.notes import Notes
-    from ravi.store.objects import Signature
+    from ravi.store.objects import Objects, Signature
     from ravi.store.publish import Publisher
     from ravi.store.writer import Tip, Writer
 
@@ -48,7 +47,6 @@ class Repository:
             )
         self.private = os.path.join(root, ".ravi")
         self.beside = os.path.join(self.dirs.common_dir, "ravi")
-        self.objects = Objects(self.dirs.common_dir)
         self.refs = Refs(self.dirs.git_dir, self.dirs.common_dir)
         self._branch = branch
 
@@ -56,7 +54,14 @@ class Repository:
         """Let go of processes and files."""
         if "index" in self.__dict__:
             self.index.close()
-        self.objects.close()
+        if "objects" in self.__dict__:
+            self.objects.close()
+
+    @cached_property
+    def objects(self) -> "Objects":
+        from ravi.store.objects import Objects
+
+        return Objects(self.dirs.common_dir)
 
     @cached_property
     def writer(self) -> "Writer":
@@ -72,7 +77,7 @@ class Repository:
 
     @cached_property
     def index(self) -> Index:
-        return Index(os.path.join(self.private, "index.sqlite"), self.objects)
+        return Index(os.path.join(self.private, "index.sqlite"), lambda: self.objects)
 
     @cached_property
     def lanes(self) -> "Lanes":

@@ -3,11 +3,13 @@
 python -m tests.bench.bench_cli [--tasks 1000 10000 100000] [--rounds 15] [--quick]
 
 Every round runs every command once, one after the other, so that a busy moment of the machine falls on all of them.
-`edit` and `new` end when their commit is durable and lies in branch, files and index.
+A cell is the median and the best time on the wall, and the least processor time, with all children: on a busy machine
+the last two say more. `edit` and `new` end when their commit is durable and lies in branch, files and index.
 """
 
 import argparse
 import os
+import resource
 import sqlite3
 import statistics
 import subprocess
@@ -16,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.bench.made import GIT, make_workspace
 
@@ -34,13 +37,20 @@ GOALS = {
 Command = Callable[[int], Sequence[str]]  # the words of the n-th call
 
 
+class Taken(NamedTuple):
+    """Milliseconds of one call."""
+
+    wall: float
+    processor: float
+
+
 class Bench:
-    """Commands in one folder, and the milliseconds that each call took."""
+    """Commands in one folder, and what each call took."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.commands: dict[str, Command] = {}
-        self.times: dict[str, list[float]] = {}
+        self.taken: dict[str, list[Taken]] = {}
 
     def add(self, name: str, *words: str | Callable[[int], str]) -> None:
         """A command; a word that is a function is told the number of the call."""
@@ -52,20 +62,23 @@ class Bench:
             for name, command in self.commands.items():
                 taken = timed(command(n), self.folder)
                 if n:
-                    self.times.setdefault(name, []).append(taken)
+                    self.taken.setdefault(name, []).append(taken)
 
-    def best(self, name: str) -> float:
-        return min(self.times[name])
+    def cell(self, name: str) -> str:
+        walls = [taken.wall for taken in self.taken[name]]
+        processor = min(taken.processor for taken in self.taken[name])
+        return f"{statistics.median(walls):.0f} · {min(walls):.0f} · {processor:.0f}"
 
-    def median(self, name: str) -> float:
-        return statistics.median(self.times[name])
 
-
-def timed(words: Sequence[str], folder: Path) -> float:
-    """Milliseconds from the start of a process to its end; it must end well."""
+def timed(words: Sequence[str], folder: Path) -> Taken:
+    """From the start of a process to its end; it must end well."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
     subprocess.run(words, cwd=folder, env=ENVIRON, stdout=subprocess.DEVNULL, check=True)
-    return (time.perf_counter() - started) * 1000
+    wall = time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Taken(wall * 1000, used * 1000)
 
 
 def measured_start(rounds: int, folder: Path) -> Bench:
@@ -131,11 +144,11 @@ def _fill(path: Path, tasks: int) -> None:
 
 
 def report(names: Sequence[str], found: dict[str, Bench]) -> None:
-    """A table in Markdown: median, and the best in brackets, which a busy machine disturbs least."""
-    print(f"\n| ms | {' | '.join(found)} | goal |")
+    """A table in Markdown."""
+    print(f"\n| ms: median · best · processor | {' | '.join(found)} | goal |")
     print("|---|" + "---:|" * (len(found) + 1))
     for name in names:
-        cells = [f"{bench.median(name):.0f} ({bench.best(name):.0f})" for bench in found.values()]
+        cells = [bench.cell(name) for bench in found.values()]
         goal = GOALS.get(name.removesuffix(" --json"))
         print(f"| {name} | {' | '.join(cells)} | {f'≤ {goal}' if goal else ''} |", flush=True)
 

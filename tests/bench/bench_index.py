@@ -95,7 +95,7 @@ def measure(count: int, open_share: float) -> dict[str, float]:
         path = os.path.join(root, ".ravi", "index.sqlite")
         gc.collect()
         figures: dict[str, float] = {}
-        index = Index(path, objects)
+        index = Index(path, lambda: objects)
         before, start = os.times(), time.perf_counter()
         index.catch_up(commit)
         figures["from nothing, s"] = time.perf_counter() - start
@@ -106,11 +106,11 @@ def measure(count: int, open_share: float) -> dict[str, float]:
         figures["size, MB"] = sum(os.path.getsize(Path(root, ".ravi", f)) for f in os.listdir(f"{root}/.ravi")) / 1e6
 
         def opened() -> None:
-            with Index(path, objects) as fresh:
+            with Index(path, lambda: objects) as fresh:
                 fresh.catch_up(commit)
 
         figures["open, nothing to do"] = median(opened)
-        index = Index(path, objects)
+        index = Index(path, lambda: objects)
         tip = commit
         moves = []
         for n in range(30):

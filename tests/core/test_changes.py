@@ -94,6 +94,36 @@ def test_another_task_in_the_same_file_ends_the_first() -> None:
     assert happened((OPEN, replace(OPEN, id="u"))) == [("task.closed", "t"), ("task.created", "u")][::-1]
 
 
+ENDED = replace(RUN, status="succeeded")
+
+
+@pytest.mark.parametrize("noun", [DONE, ENDED, SAID])
+def test_a_move_changes_nothing_but_the_place(noun: Task | Run | Comment) -> None:
+    moved = replace(noun, path=noun.path.replace("tasks/t/", "tasks/else/where/"))
+    assert happened((noun, None), (None, moved)) == ([("task.edited", "t")] if noun is DONE else [])
+    assert happened((None, moved), (noun, None)) == ([("task.edited", "t")] if noun is DONE else [])
+
+
+def test_two_folders_that_change_places_are_two_moves() -> None:
+    other = replace(ENDED, id="u.1", task="u", path="tasks/u/runs/1/RUN.md")
+    changes = [
+        Change(RUN.path, ENDED, replace(other, path=RUN.path)),
+        Change(other.path, other, replace(ENDED, path=other.path)),
+    ]
+    assert events_of("c", Message("x"), changes) == ()
+
+
+def test_where_a_document_takes_the_place_of_another_both_are_told() -> None:
+    other = replace(ENDED, id="u.1", task="u", path="tasks/u/runs/1/RUN.md")
+    changes = [Change(RUN.path, ENDED, replace(other, path=RUN.path)), Change(other.path, other, None)]
+    assert [(e.type, e.subject) for e in events_of("c", Message("x"), changes)] == [("run.reverted", "t.1")]
+
+
+def test_a_run_that_goes_on_its_way_is_still_told() -> None:
+    moved = replace(RUN, status="dead", path="tasks/new/runs/1/RUN.md")
+    assert happened((replace(RUN, status="failed"), None), (None, moved)) == [("run.dead", "t.1")]
+
+
 def test_a_removed_task_says_that_it_was_removed() -> None:
     (event,) = events_of("c", Message("x"), [Change(OPEN.path, OPEN, None)])
     assert event.data == {"path": OPEN.path, "was": "open", "status": "", "removed": True}

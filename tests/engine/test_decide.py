@@ -181,6 +181,17 @@ def test_a_reverted_run_puts_its_task_into_review_and_never_runs_it_again():
     assert action.changes["status"] == "review"
 
 
+def test_a_run_whose_file_only_went_elsewhere_was_not_reverted():
+    on = event(kinds.RUN_REVERTED, "login.1", data={"task": "login"})
+    assert deciding(task(status="done"), runs=[run(1, "succeeded")], on=on) == ()
+
+
+def test_a_task_that_is_deleted_takes_its_live_run_with_it():
+    on = event(kinds.TASK_CLOSED, data={"was": "open", "status": "", "removed": True})
+    assert deciding(runs=[run(1), run(2, "running")], on=on) == (Stop("login.2", "task login was deleted"),)
+    assert deciding(task(), runs=[run(2, "running")], on=on) == (), "it is back"
+
+
 def test_a_person_who_closes_a_task_has_its_callbacks_told_once():
     closed = task(status="done", report_to=("task:boss",))
     on = event(kinds.TASK_CLOSED, data={"was": "open", "status": "done"})

@@ -126,12 +126,12 @@ print(refused)
 
 READER = r"""
 import os, signal, sys, time
-root, files = sys.argv[1], sys.argv[2:]
+root, files, parent = sys.argv[1], sys.argv[2:], os.getppid()
 reads = torn = 0
 done = []
 signal.signal(signal.SIGTERM, lambda *_: done.append(1))
 print("reading", flush=True)
-while not done:
+while not done and os.getppid() == parent:
     time.sleep(0.0005)  # leave some of the machine to the others
     for path in files:
         try:

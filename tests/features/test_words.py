@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+from ravi.core import task
+from ravi.store.index_view import SHOWN
+
 
 def _shell(workspace, command, **env):
     """A line of shell in the workspace; `$RAVI` is ravi."""
@@ -41,7 +44,6 @@ def test_a_bare_repository_is_no_place_for_a_workspace(tmp_path, workspace):
 
 def test_poor_surroundings_change_the_spelling_and_not_the_outcome(workspace):
     workspace.task("rice", "ann", "title: お米を買う 🍚\n")
-    workspace.run("tasks", "comment", "rice", "x")  # takes the file, too
     workspace.up()
     closed = _shell(workspace, "$RAVI tasks >&-; $RAVI tasks >&- 2>&- <&-")
     assert (closed.returncode, closed.stdout, closed.stderr) == (0, b"", b"")
@@ -117,6 +119,10 @@ def test_a_status_that_does_not_exist_is_not_an_empty_list(planned):
         assert "-1 is not in the range" in planned.run(*words, "-n", "-1", code=2).err
 
 
+def test_the_statuses_that_lists_know_are_those_of_tasks():
+    assert (*task.STATUSES, task.RUNNING, task.WAITING) == SHOWN
+
+
 def test_a_name_that_is_almost_an_agents_is_warned_of(workspace):
     workspace.agent("greeter", "echo hi\n")
     workspace.up()
@@ -132,7 +138,7 @@ def test_a_name_that_is_almost_an_agents_is_warned_of(workspace):
 def test_a_mistake_saved_in_the_editor_is_told(planned):
     told = _edited(planned, "plan", "s/^status: open/status: opne/")
     assert told.returncode == 1
-    assert "TASK.md:4: status: " in told.stderr
+    assert "TASK.md:5: status: `opne`" in told.stderr
     assert "`ravi tasks edit plan`" in told.stderr
     mended = _edited(planned, "plan", "s/^status: opne/status: review/")
     assert (mended.returncode, mended.stdout) == (0, "plan  review  Plan\n"), mended.stderr
@@ -194,7 +200,7 @@ def test_the_merge_driver_says_which_values_met(workspace):
     assert told.err.splitlines() == [
         "tasks/plan/TASK.md: priority: 3 here, 5 there; 3 is kept, mend it and commit",
         "tasks/plan/TASK.md: assignee: bob here, nothing there; bob is kept, mend it and commit",
-        "tasks/plan/TASK.md: both sides changed the same lines of the text; those from here are kept, mend it and commit",
+        "tasks/plan/TASK.md: both sides changed the same lines; those from here are kept, mend it and commit",
     ]
     assert "priority: 3" in workspace.read("here")
     assert workspace.run("merge-driver", "base", "base", "there", "tasks/plan/TASK.md").err == ""

@@ -42,7 +42,7 @@ class Line:
         self.objects = self.store.objects
         self.tip = ""
         self.path = str(root / ".ravi" / "index.sqlite")
-        self.index = Index(self.path, self.objects)
+        self.index = Index(self.path, lambda: self.objects)
 
     def commit(
         self,
@@ -833,7 +833,7 @@ def test_an_index_of_a_commit_that_is_gone_is_made_anew(line: Line, tmp_path: Pa
     line.index.close()
     first = shell("rev-parse", "refs/remotes/origin/main", cwd=clone)
     shutil.copy(line.path, tmp_path / "index.sqlite")
-    with Index(str(tmp_path / "index.sqlite"), there.objects) as index, index.view(commit=first) as view:
+    with Index(str(tmp_path / "index.sqlite"), lambda: there.objects) as index, index.view(commit=first) as view:
         assert [t.id for t in view.tasks()] == ["a"]
         assert (view.seen("event1"), view.seen("event2")) == (True, False)
     there.close()
@@ -845,7 +845,7 @@ def test_a_shallow_clone_has_the_history_it_has(line: Line, tmp_path: Path) -> N
     shell("update-ref", "refs/heads/main", line.tip, cwd=line.root)
     shell("clone", "--quiet", "--depth=2", f"file://{line.root}", "shallow", cwd=tmp_path)
     there = opened(tmp_path / "shallow")
-    with Index(str(tmp_path / "index.sqlite"), there.objects) as index, index.view(commit=line.tip) as view:
+    with Index(str(tmp_path / "index.sqlite"), lambda: there.objects) as index, index.view(commit=line.tip) as view:
         assert len(view.tasks()) == 4
         assert [n for n in range(4) if view.seen(f"event{n}")] == [2, 3]
     there.close()
@@ -906,7 +906,7 @@ def test_whatever_happens_it_says_what_an_index_made_from_nothing_says(line: Lin
         tips.append(line.tip)
         if chance.random() < 0.7:  # sometimes several commits at once
             told = everything(line.index, line.tip)
-            fresh = Index(str(tmp_path / f"fresh{step}.sqlite"), line.objects)
+            fresh = Index(str(tmp_path / f"fresh{step}.sqlite"), lambda: line.objects)
             anew = everything(fresh, line.tip)
             assert {k: v for k, v in told.items() if v != anew[k]} == {k: v for k, v in anew.items() if v != told[k]}
             fresh.close()
@@ -917,7 +917,7 @@ def test_whatever_happens_it_says_what_an_index_made_from_nothing_says(line: Lin
 
 def test_a_view_stands_still_while_another_catches_up(line: Line) -> None:
     first = line.commit({at("a"): task("a")}, {"Ravi-Event": "event1"})
-    with line.view() as view, Index(line.path, line.objects) as other:
+    with line.view() as view, Index(line.path, lambda: line.objects) as other:
         second = line.commit({at("a"): None, at("b"): task("b")}, {"Ravi-Event": "event2"})
         other.catch_up(second)
         assert view.commit == first
@@ -962,7 +962,7 @@ from pathlib import Path
 from ravi.store.index import Index
 root, seed, *commits = sys.argv[1:]
 store = opened(Path(root))
-index = Index(root + "/.ravi/index.sqlite", store.objects)
+index = Index(root + "/.ravi/index.sqlite", lambda: store.objects)
 chance = random.Random(int(seed))
 for _ in range(15):
     n = chance.randrange(len(commits))
@@ -1005,7 +1005,7 @@ def test_a_folder_removed_under_it_is_made_anew(line: Line) -> None:
 def test_a_file_replaced_under_it_is_noticed(line: Line, tmp_path: Path) -> None:
     line.commit({at("a"): task("a")})
     assert line.statuses() == {"a": "open"}
-    other = Index(str(tmp_path / "other.sqlite"), line.objects)
+    other = Index(str(tmp_path / "other.sqlite"), lambda: line.objects)
     line.commit({at("b"): task("b")})
     other.catch_up(line.tip)
     other.close()
@@ -1101,7 +1101,7 @@ def slowly(*args, **kw):
         print("half", flush=True)
         sys.stdin.read()
 index_update._Update._put_task = slowly
-Index(root + "/.ravi/index.sqlite", store.objects).catch_up(commit)
+Index(root + "/.ravi/index.sqlite", lambda: store.objects).catch_up(commit)
 """
 
 
@@ -1131,7 +1131,7 @@ from ravi.store.index import Index
 root, commit = sys.argv[1:]
 store = opened(Path(root))
 store.objects.commit(commit)
-index = Index(root + "/.ravi/index.sqlite", store.objects)
+index = Index(root + "/.ravi/index.sqlite", lambda: store.objects)
 assert index.at() == ""
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
@@ -1165,7 +1165,7 @@ def test_a_list_imports_neither_yaml_nor_git_nor_processes(line: Line) -> None:
     code = """
 import sys
 from ravi.store.index import Index
-with Index(sys.argv[1], None) as index:
+with Index(sys.argv[1], lambda: None) as index:
     print([t["id"] for t in index.list_tasks(text="about", status="open")], index.resolve("a"))
 heavy = {"yaml", "git", "subprocess", "asyncio", "watchdog"}
 heavy |= {"ravi.core.document", "ravi.core.task", "ravi.store.objects"}

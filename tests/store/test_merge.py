@@ -180,6 +180,14 @@ def test_a_moved_file_takes_our_change_along(store):
     assert merged(store, base, ours, theirs) == (expected, set())
 
 
+def test_what_we_added_to_a_task_goes_where_they_moved_it(store):
+    base = {"tasks/a/TASK.md": doc(), "tasks/a/b/TASK.md": doc((b"id: a", b"id: b"))}
+    ours = {**base, "tasks/a/runs/1/RUN.md": b"1\n", "tasks/a/b/outputs/o": b"o\n", "tasks/c": b"c\n"}
+    theirs = {path.replace("/a/", "/2027/x/", 1): data for path, data in base.items()}
+    added = {"tasks/2027/x/runs/1/RUN.md": b"1\n", "tasks/2027/x/b/outputs/o": b"o\n", "tasks/c": b"c\n"}
+    assert merged(store, base, ours, theirs) == ({**theirs, **added}, set())
+
+
 def test_a_file_and_a_folder_in_one_place_are_a_conflict(store):
     base = {"z": b"\n"}
     assert merged(store, base, {**base, "a": b"o"}, {**base, "a/b": b"t"}) == (
