@@ -281,9 +281,9 @@ class Performer:
     def _take_turn(self, running: "_Running", turn: runner.Runner, order: runner.Order) -> None:
         def emit(event: runner.RunnerEvent) -> None:
             if event.type == "started":
-                self.repository.live_note(
-                    running.run.id, {"pid": event.data.get("pid"), "started": running.run.started}
-                )
+                note = {"pid": event.data.get("pid"), "started": running.run.started}
+                with contextlib.suppress(OSError):  # a sign of life that cannot be written is no reason to die
+                    self.repository.live_note(running.run.id, note)
 
         try:
             result = turn.run(order, emit, running.hold)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from ravi.errors import Unavailable
 
+_TOGETHER = 1 << 20  # bytes that are worth one call, rather than one for each part
+
 if sys.platform == "darwin":
     import fcntl
 
@@ -52,11 +54,14 @@ def sync_folder(path: str) -> None:
         os.close(fd)
 
 
-def write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, *parts: bytes | memoryview) -> None:
     """Write every byte, or raise: a disk that fills up takes only a part of a write, without an error."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+    if sum(map(len, parts)) <= _TOGETHER:
+        parts = (b"".join(parts),)
+    for part in parts:
+        view = memoryview(part)
+        while view:
+            view = view[os.write(fd, view) :]
 
 
 def write_new(path: str, data: bytes, mode: int = 0o666) -> None:

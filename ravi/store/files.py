@@ -94,9 +94,10 @@ class Batch:
         """Write the new versions under names of ours. Nothing that anybody looks at has changed yet."""
         wanted = [d for d in self.differences if d.new and seen[d.path].state == "old"]
         alone = durable and (len(wanted) <= _FEW or not _can_sync_all())
-        for difference in wanted:
+        texts = self._objects.blobs(d.new.oid for d in wanted if d.new)
+        for difference, (_, data) in zip(wanted, texts, strict=True):
             with contextlib.suppress(NotADirectoryError):  # the file in the way goes first
-                self._write(difference, seen[difference.path].stat, durable=alone)
+                self._write(difference, data, seen[difference.path].stat, durable=alone)
         if durable and not alone:
             _sync_all(self.folders.root)
 
@@ -107,7 +108,7 @@ class Batch:
             return True
         try:
             if new is not None and path not in self._prepared:
-                self._write(difference, seen.stat, durable=True)
+                self._write(difference, self._objects.blob(new.oid), seen.stat, durable=True)
             folder, name = self.folders.at(path)
         except (FileNotFoundError, NotADirectoryError):
             return new is None
@@ -209,10 +210,9 @@ class Batch:
     def _is_going(self, path: str) -> bool:
         return any(path[:at] in self._going for at, letter in enumerate(path) if letter == "/")
 
-    def _write(self, difference: Difference, like: os.stat_result | None, *, durable: bool) -> None:
+    def _write(self, difference: Difference, data: bytes, like: os.stat_result | None, *, durable: bool) -> None:
         assert difference.new is not None
         folder, _ = self.folders.at(difference.path, make=True)
-        data = self._objects.blob(difference.new.oid)
         self._prepared.add(difference.path)  # before it is there: half a file is taken back too
         name = self._temporary(difference.path)
         made = exchange.write_temporary(folder, name, difference.new.mode, data, like, durable=durable)

@@ -54,8 +54,8 @@ def merge_trees(
     """What they did to `base`, done to our tree (trees or commits; None is an empty one).
 
     A file that they moved and we changed moves with our change in it, and what we added to a task's folder goes where
-    they moved the task. `bases` holds, by path, another text to start from than the one in `base`: that of an editor
-    which had an older version open.
+    they moved the task, as do its runs, comments and outputs. `bases` holds, by path, another text to start from than
+    the one in `base`: that of an editor which had an older version open.
     """
     differences = list(objects.diff(base, theirs))
     moves = _moves(objects, differences, ours)
@@ -87,7 +87,7 @@ def merge_trees(
             if prefer == "theirs":
                 changes[path] = new
     for old_folder, new_folder in _folders(objects, differences):
-        for path, new in _added(objects, base, ours, old_folder):
+        for path, new in _left_behind(objects, base, ours, old_folder):
             place = new_folder + path[len(old_folder) :]
             if path not in changes and place not in changes and _entry(objects, ours, place) is None:
                 changes |= {path: None, place: new}
@@ -186,12 +186,21 @@ def _folders(objects: Objects, differences: Iterable[Difference]) -> list[tuple[
     return sorted(((old[:-8], new[:-8]) for old, new in places if old), key=lambda pair: -len(pair[0]))
 
 
-def _added(objects: Objects, base: str | None, ours: str | None, folder: str) -> list[tuple[str, TreeEntry]]:
-    """What we have below a folder, and `base` has not."""
+def _left_behind(objects: Objects, base: str | None, ours: str | None, folder: str) -> list[tuple[str, TreeEntry]]:
+    """What we have below the folder that a task left: new to them, or what belongs to the task, wherever it is.
+
+    A run can end between `git mv` and `git commit`, and be written out to the old folder.
+    """
     was, mine = _entry(objects, base, folder), _entry(objects, ours, folder)
-    if was is None or mine is None or not was.is_folder or not mine.is_folder:
+    if mine is None or not mine.is_folder:
         return []
-    return [(path, new) for path, old, new in objects.diff(was.oid, mine.oid, folder) if new and old is None]
+    start = was.oid if was is not None and was.is_folder else None
+    found = {path: new for path, old, new in objects.diff(start, mine.oid, folder) if new and old is None}
+    for name in ("comments", "outputs", "runs"):
+        below = _entry(objects, ours, f"{folder}/{name}")
+        if below is not None and below.is_folder:
+            found |= dict(objects.walk(below.oid, f"{folder}/{name}"))
+    return list(found.items())
 
 
 def _id(objects: Objects, path: str, entry: TreeEntry) -> str:

@@ -121,7 +121,7 @@ class Objects:
         self._unfoldable: set[str] = set()
         self._folds = 0
         self._is_swept = False
-        self._trees: _Cache[str, _Tree] = _Cache(8192, 24 << 20)
+        self._trees: _Cache[str, _Tree] = _Cache(8192, 16 << 20)
         self._commits: _Cache[str, Commit] = _Cache(4096, 4 << 20)
         self._blobs: _Cache[str, bytes] = _Cache(4096, 8 << 20)
         weakref.finalize(self, _close, self._git, self._kept)

@@ -16,7 +16,9 @@ from ravi.store.durable import hurry, sync, sync_folder, write_all
 from ravi.store.locks import Lock
 
 FOLD_ABOVE = 32  # so many small packs may lie there; git's own limit, where `git gc --auto` begins, is 50
-FOLD_LIMIT = 64 << 20  # a pack this large is left to git
+FOLD_LIMIT = 16 << 20  # bytes; a pack this large, or of this many objects, is left to git
+_FOLD_OBJECTS = 100_000
+_HEAD = 12  # bytes before the first object of a pack
 _PREFIX = ".ravi-"  # not tmp_: `git prune` takes away what begins so, however young
 _ABANDONED = 600.0  # seconds after which a temporary file, or a mark, of ours has no living maker
 _OTHERS = (".keep", ".bitmap", ".promisor", ".mtimes", ".rev")  # a pack that has one of these is git's affair
@@ -52,7 +54,7 @@ def write(folder: str, objects: Sequence[tuple[bytes, bytes]], *, mode: int = 0o
     import zlib
 
     sizes = [len(packed) for _, packed in objects]
-    offsets = accumulate(sizes, initial=12)
+    offsets = accumulate(sizes, initial=_HEAD)
     table = [(oid, zlib.crc32(packed), offset) for (oid, packed), offset in zip(objects, offsets, strict=False)]
     return _written(folder, [packed for _, packed in objects], table, mode)
 
@@ -120,26 +122,11 @@ def fold(folder: str, lock: Lock, refused: set[str], *, mode: int = 0o444) -> in
         chosen = _chosen(folder, refused)
         if not chosen:
             return 0
-        pieces: list[memoryview] = []
-        table: list[tuple[bytes, int, int]] = []
-        old: list[str] = []
-        seen: set[bytes] = set()
-        at = 12
-        for path in chosen:
-            rows = _rows(path)
-            if rows is None:
-                refused.add(path)
-                continue
-            old.append(path)
-            for oid, crc, packed in rows:
-                if oid not in seen:
-                    seen.add(oid)
-                    table.append((oid, crc, at))
-                    pieces.append(packed)
-                    at += len(packed)
+        old, pieces, table = _merged(chosen, refused)
         if len(old) < 2:
             return 0
         new = _written(folder, pieces, table, mode)
+        pieces.clear()
         for path in old:
             if path == new:
                 continue
@@ -151,6 +138,36 @@ def fold(folder: str, lock: Lock, refused: set[str], *, mode: int = 0o444) -> in
         return len(old)
     finally:
         lock.release()
+
+
+def _merged(
+    chosen: Iterable[str], refused: set[str]
+) -> tuple[list[str], list[bytes | memoryview], list[tuple[bytes, int, int]]]:
+    """The packs that can be folded, what of them to copy one after the other, and (oid, crc, offset) of the whole."""
+    old: list[str] = []
+    pieces: list[bytes | memoryview] = []
+    table: list[tuple[bytes, int, int]] = []
+    seen: set[bytes] = set()
+    at = _HEAD
+    for path in chosen:
+        whole = _whole(path)
+        if whole is None:
+            refused.add(path)
+            continue
+        old.append(path)
+        pack, rows = whole
+        start = copied = _HEAD  # of the stretch to copy: objects that are new to us and lie side by side
+        for oid, crc, begin, end in rows:
+            if oid in seen:
+                pieces.append(pack[start:begin])
+                start = end
+                continue
+            seen.add(oid)
+            table.append((oid, crc, at))
+            at += end - begin
+            copied = end
+        pieces.append(pack[start : max(copied, start)])
+    return old, pieces, table
 
 
 def _chosen(folder: str, refused: set[str]) -> list[str]:
@@ -184,11 +201,14 @@ def _chosen(folder: str, refused: set[str]) -> list[str]:
     return []
 
 
-def _rows(path: str) -> list[tuple[bytes, int, memoryview]] | None:
-    """Every object of a pack as (oid, crc, entry); None when it went away, is damaged, or holds deltas."""
+def _whole(path: str) -> tuple[memoryview, list[tuple[bytes, int, int, int]]] | None:
+    """A pack and its objects as (oid, crc, begin, end), in the order in which they lie there.
+
+    None when it went away, is damaged, holds deltas, or too much.
+    """
     try:
         with open(path + ".idx", "rb") as file:
-            idx = file.read()
+            idx = file.read(8 + 1024 + _FOLD_OBJECTS * 28 + 40)
         with open(path + ".pack", "rb") as file:
             pack = file.read()
     except FileNotFoundError:
@@ -198,35 +218,42 @@ def _rows(path: str) -> list[tuple[bytes, int, memoryview]] | None:
     if _sha1(pack[:-20]) != pack[-20:]:
         return None
     (count,) = struct.unpack_from(">I", idx, 8 + 255 * 4)
+    if count > _FOLD_OBJECTS:
+        return None
     oids = 8 + 256 * 4
     crcs = struct.unpack_from(f">{count}I", idx, oids + count * 20)
     offsets = struct.unpack_from(f">{count}I", idx, oids + count * 24)
     order = sorted(range(count), key=offsets.__getitem__)
     ends = [*(offsets[n] for n in order[1:]), len(pack) - 20]
-    view = memoryview(pack)
     rows = []
     for n, end in zip(order, ends, strict=True):
-        start = offsets[n]
-        if start >= end or not 1 <= pack[start] >> 4 & 7 <= 4:
+        begin = offsets[n]
+        if begin >= end or not 1 <= pack[begin] >> 4 & 7 <= 4:
             return None
-        rows.append((idx[oids + n * 20 : oids + n * 20 + 20], crcs[n], view[start:end]))
-    return rows
+        rows.append((idx[oids + n * 20 : oids + n * 20 + 20], crcs[n], begin, end))
+    return memoryview(pack), rows
 
 
 def _written(folder: str, pieces: Sequence[bytes | memoryview], table: list[tuple[bytes, int, int]], mode: int) -> str:
-    pack = b"".join((b"PACK" + struct.pack(">II", 2, len(pieces)), *pieces))
-    check = _sha1(pack)
-    idx = _index(sorted(table), check)
+    """A new pack of these pieces, and its index of these (oid, crc, offset)."""
+    import hashlib  # with OpenSSL, 3 ms: whoever only reads does without
+
+    pack = [b"PACK" + struct.pack(">II", 2, len(table)), *pieces]
+    digest = hashlib.sha1(usedforsecurity=False)
+    for piece in pack:
+        digest.update(piece)
+    check = digest.digest()
+    files = ((".pack", [*pack, check]), (".idx", [_index(sorted(table), check)]))
     path = os.path.join(folder, f"pack-{check.hex()}")
     temporary = os.path.join(folder, f"{_PREFIX}{os.getpid()}-{next(_count)}")
     made: list[str] = []
     try:
         fds = []
         try:
-            for suffix, data in ((".pack", pack + check), (".idx", idx)):
+            for suffix, parts in files:
                 made.append(f"{temporary}{suffix}.tmp")  # git takes whatever ends in .idx for an index
                 fds.append(os.open(made[-1], os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
-                write_all(fds[-1], data)
+                write_all(fds[-1], *parts)
                 hurry(fds[-1])
             for fd in fds:  # after both are written: the second finds most of its work done by the first
                 sync(fd)

@@ -102,7 +102,7 @@ class _Pack:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._pack = -1
+        self._pack = self._idx = -1
         self._idx = os.open(path + ".idx", os.O_RDONLY)
         self._text = b""
         size = os.fstat(self._idx).st_size

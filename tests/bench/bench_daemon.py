@@ -67,6 +67,13 @@ class Workspace:
         until(self.is_published)
         return (int(stamp.read_text()) / 1e9 - saved - QUIET) * 1000
 
+    def alone(self) -> float:
+        """Milliseconds from starting the agent's program, by nobody's leave, to the time that it notes."""
+        begun = time.time()
+        env = {**ENVIRON, "STAMPS": os.fspath(self.stamps), "RAVI_TASK": "alone"}
+        subprocess.run([self.root / "agents/stamper/stamp.sh"], env=env, check=True)
+        return (int((self.stamps / "alone").read_text()) / 1e9 - begun) * 1000
+
     def is_published(self) -> bool:
         return git(self.root, "rev-parse", "refs/ravi/main") == git(self.root, "rev-parse", "refs/ravi/published")
 
@@ -95,6 +102,8 @@ def measured(tasks: int, saves: int, idle: float, folder: Path) -> dict[str, flo
     """All figures of one size."""
     workspace = Workspace(make_workspace(folder / "ravi", tasks), folder / "stamps")
     found: dict[str, float] = {}
+    found["floor: the agent alone, ms"] = statistics.median(workspace.alone() for _ in range(saves))
+    found["floor: 12 small files synced, ms"] = statistics.median(synced(folder, 12) for _ in range(saves))
     found["start to idle, no index, s"] = started(workspace.root)
     found["start to idle, index there, s"] = min(started(workspace.root) for _ in range(3))
     with daemon(workspace.root) as process:
@@ -110,6 +119,17 @@ def measured(tasks: int, saves: int, idle: float, folder: Path) -> dict[str, flo
         found["memory, MB"] = memory(process.pid)
         found["memory at its most, MB"] = memory(process.pid, "VmHWM")
     return found
+
+
+def synced(folder: Path, count: int) -> float:
+    """Milliseconds that so many small files take to be on the disk, one after the other: what durable means here."""
+    begun = time.perf_counter()
+    for _ in range(count):
+        fd = os.open(folder / "synced", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.write(fd, b"some bytes")
+        os.fsync(fd)
+        os.close(fd)
+    return (time.perf_counter() - begun) * 1000
 
 
 def started(root: Path) -> float:

@@ -135,7 +135,7 @@ def test_a_call_that_fails_costs_nothing(kind, prepared, tmp_path, figures):
 def test_a_disk_that_fails_from_some_call_on_costs_nothing(kind, error, prepared, tmp_path, figures):
     """Every call fails from the n-th on; ravi waits for better times until its own time is over."""
     found = points(prepared[0], tmp_path, (kind,), ALONE)
-    chosen = [(point, f"error={error}:when={{}}+") for point in spread(found, size(4, 0), f"{kind} on")]
+    chosen = [(point, f"error={error}:when={{}}+") for point in spread(found, size(3, 0), f"{kind} on")]
     figures(calls=len(found), **hurt(prepared, tmp_path, chosen, ALONE, timeout="2s"))
 
 

@@ -1,6 +1,7 @@
 """Folders of tasks that are moved, or deleted, by a person: nothing is taken back, and no run is lost."""
 
 import shutil
+import subprocess
 
 import pytest
 
@@ -28,13 +29,32 @@ def told(daemon):
     return said
 
 
-def moved(workspace, old, new, how):
+@pytest.fixture
+def git(workspace, until):
+    """git as a person uses it: again, when ravi has its index locked for a moment."""
+
+    def call(*words):
+        def is_done():
+            try:
+                workspace.git(*words)
+            except subprocess.CalledProcessError as fault:
+                if "index.lock" not in fault.stderr:
+                    raise
+                return False
+            return True
+
+        until(is_done)
+
+    return call
+
+
+def moved(workspace, git, old, new, how):
     (workspace.root / new).parent.mkdir(parents=True, exist_ok=True)
     if how == "mv":
         (workspace.root / old).rename(workspace.root / new)
     else:
-        workspace.git("mv", old, new)
-        workspace.git("commit", "-qm", "moved")
+        git("mv", old, new)
+        git("commit", "-qm", "moved")
 
 
 def events(said):
@@ -57,7 +77,7 @@ def is_finished_at(workspace, folder, id="ss"):
 
 @pytest.mark.parametrize("how", ["mv", "git mv"])
 @pytest.mark.parametrize("is_up", [True, False])
-def test_a_finished_task_that_is_moved_stays_finished(workspace, daemon, until, how, is_up):
+def test_a_finished_task_that_is_moved_stays_finished(workspace, daemon, git, until, how, is_up):
     workspace.agent("maker", "mkdir -p outputs; echo made > outputs/o\n")
     workspace.task("ss", "maker")
     workspace.up()
@@ -67,7 +87,7 @@ def test_a_finished_task_that_is_moved_stays_finished(workspace, daemon, until, 
     if is_up:
         up = daemon()
         until(lambda: workspace.json("status")["daemon"]["running"])
-    moved(workspace, "tasks/ss", "tasks/2027/kept", how)
+    moved(workspace, git, "tasks/ss", "tasks/2027/kept", how)
     if is_up:
         until(lambda: workspace.json("tasks", "show", "ss")["path"] == "tasks/2027/kept/TASK.md")
         said = told(up)
@@ -80,7 +100,7 @@ def test_a_finished_task_that_is_moved_stays_finished(workspace, daemon, until, 
 
 
 @pytest.mark.parametrize("how", ["mv", "git mv"])
-def test_a_folder_of_many_tasks_that_is_moved_takes_them_all_along(workspace, daemon, until, how):
+def test_a_folder_of_many_tasks_that_is_moved_takes_them_all_along(workspace, daemon, git, until, how):
     workspace.agent("maker", "mkdir -p outputs; echo made > outputs/o\n")
     for id in ("one", "two", "three"):
         workspace.task(f"2026/{id}", "maker")
@@ -90,7 +110,7 @@ def test_a_folder_of_many_tasks_that_is_moved_takes_them_all_along(workspace, da
     before = workspace.git("rev-parse", "refs/ravi/main")
     up = daemon()
     until(lambda: workspace.json("status")["daemon"]["running"])
-    moved(workspace, "tasks/2026", "tasks/archive", how)
+    moved(workspace, git, "tasks/2026", "tasks/archive", how)
     until(lambda: all(t["path"].startswith("tasks/archive/") for t in workspace.json("tasks", "list", "--all")))
     said = told(up)
     for id in ("one", "two", "three"):
@@ -103,13 +123,13 @@ def test_a_folder_of_many_tasks_that_is_moved_takes_them_all_along(workspace, da
 
 
 @pytest.mark.parametrize("how", ["mv", "git mv"])
-def test_a_run_comes_back_to_where_its_task_is_by_then(workspace, daemon, until, how):
+def test_a_run_comes_back_to_where_its_task_is_by_then(workspace, daemon, git, until, how):
     workspace.agent("maker", f"mkdir -p outputs; {WAITS} echo made > outputs/o\n")
     workspace.task("ss", "maker")
     up = daemon()
     until(lambda: workspace.json("runs") and (workspace.root / "tasks/ss/TASK.md").exists())
     until(lambda: workspace.git("rev-parse", "refs/ravi/published") == workspace.git("rev-parse", "refs/ravi/main"))
-    moved(workspace, "tasks/ss", "tasks/2027/kept", how)
+    moved(workspace, git, "tasks/ss", "tasks/2027/kept", how)
     until(lambda: workspace.json("tasks", "show", "ss")["path"] == "tasks/2027/kept/TASK.md")
     (workspace.root.parent / "go").touch()
     until(lambda: workspace.json("tasks", "show", "ss")["status"] == "done")
@@ -128,8 +148,24 @@ def test_a_run_that_ends_in_the_moment_of_the_move_comes_along(workspace):
     assert not (workspace.root / "tasks/ss").exists()
 
 
+def test_a_run_that_ends_between_git_mv_and_git_commit_comes_along(workspace, daemon, git, until):
+    workspace.agent("maker", f"mkdir -p outputs; {WAITS} echo made > outputs/o\n")
+    workspace.task("ss", "maker")
+    up = daemon()
+    until(lambda: workspace.json("runs") and (workspace.root / "tasks/ss/TASK.md").exists())
+    until(lambda: workspace.git("rev-parse", "refs/ravi/published") == workspace.git("rev-parse", "refs/ravi/main"))
+    git("mv", "tasks/ss", "tasks/new")
+    (workspace.root.parent / "go").touch()
+    until((workspace.root / "tasks/ss/outputs/o").exists)
+    git("commit", "-qm", "moved")
+    until(lambda: workspace.json("tasks", "show", "ss")["path"] == "tasks/new/TASK.md")
+    assert events(told(up))[-1].endswith("run ss.1: succeeded")
+    assert is_finished_at(workspace, "tasks/new")
+    assert not (workspace.root / "tasks/ss").exists()
+
+
 @pytest.mark.parametrize("how", ["rm", "git rm"])
-def test_the_run_of_a_task_that_is_deleted_is_stopped_and_its_work_kept(workspace, daemon, until, how):
+def test_the_run_of_a_task_that_is_deleted_is_stopped_and_its_work_kept(workspace, daemon, git, until, how):
     workspace.agent("maker", f'mkdir -p outputs; echo half > outputs/o; touch "$RAVI_WORKSPACE/../begun"; {WAITS}')
     workspace.task("ss", "maker")
     up = daemon()
@@ -138,8 +174,8 @@ def test_the_run_of_a_task_that_is_deleted_is_stopped_and_its_work_kept(workspac
     if how == "rm":
         shutil.rmtree(workspace.root / "tasks/ss")
     else:
-        workspace.git("rm", "-rq", "tasks/ss")
-        workspace.git("commit", "-qm", "task ss: not wanted\n\nRavi-Task: ss")
+        git("rm", "-rq", "tasks/ss")
+        git("commit", "-qm", "task ss: not wanted\n\nRavi-Task: ss")
     branch = "refs/ravi/runs/ss.1"
     until(lambda: "cancelled" in workspace.git("log", "-1", "--format=%s", branch))
     said = told(up)

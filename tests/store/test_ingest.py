@@ -269,6 +269,25 @@ def test_a_moved_task_stays_the_same_task(desk, all_of_it):
     assert desk.read("tasks/moved/comments/1.md") == "Hm.\n"
 
 
+def test_all_that_lies_in_the_folder_of_a_task_moves_in_one_commit(desk):
+    for path in ("comments/1.md", "runs/1/notes.txt", "outputs/o"):
+        desk.save(f"tasks/2026/11/20/a/{path}", "x\n")
+    desk.settle()
+    (desk.root / "tasks/2026/11/20/a").rename(desk.root / "tasks/moved")
+    (found,) = [one for one in desk.ingest.look(now=1000.0) if one.path == "tasks/moved/TASK.md"]
+    desk.save("tasks/moved/outputs/o", "y\n")  # it does not lie still yet
+    desk.ingest.look(now=1000.0)
+    done = desk.ingest.record([found], "Ada", "a@b", now=1000.5, quiet=1.0)
+    assert done.commits == ()
+    done = desk.ingest.record(desk.ingest.look(done.waiting, now=1003.0), "Ada", "a@b", now=1003.0, quiet=1.0)
+    assert len(done.commits) == 1
+    assert desk.git("ls-tree", "-r", "--name-only", "refs/ravi/main", "tasks/2026/11/20/a") == ""
+    there = desk.git("ls-tree", "-r", "--name-only", "refs/ravi/main", "tasks/moved/").split()
+    assert [path.removeprefix("tasks/moved/") for path in there] == [
+        "TASK.md", "comments/1.md", "outputs/o", "runs/1/notes.txt",
+    ]  # fmt: skip
+
+
 def test_an_id_that_was_removed_is_put_back_and_one_that_was_changed_is_told(desk):
     desk.save(TASK, desk.read(TASK).replace("id: a\n", ""))
     desk.settle()

@@ -188,6 +188,23 @@ def test_what_we_added_to_a_task_goes_where_they_moved_it(store):
     assert merged(store, base, ours, theirs) == ({**theirs, **added}, set())
 
 
+def test_what_belongs_to_a_task_follows_it_and_nothing_else_does(store):
+    base = {"tasks/a/TASK.md": doc(), "tasks/a/runs/1/RUN.md": b"1\n", "tasks/a/outputs/o": b"o\n", "tasks/a/x": b"\n"}
+    theirs = {
+        "tasks/z/TASK.md": doc(),
+        "tasks/a/runs/1/RUN.md": b"1\n",
+        "tasks/z/outputs/o": b"2\n",
+        "tasks/a/x": b"\n",
+    }
+    ours = {**base, "tasks/a/TASK.md": doc((b"open", b"done"))}
+    followed = {
+        "tasks/z/TASK.md": doc((b"open", b"done")),
+        "tasks/z/runs/1/RUN.md": b"1\n",
+        "tasks/z/outputs/o": b"2\n",
+    }
+    assert merged(store, base, ours, theirs) == ({**followed, "tasks/a/x": b"\n"}, set())
+
+
 def test_a_file_and_a_folder_in_one_place_are_a_conflict(store):
     base = {"z": b"\n"}
     assert merged(store, base, {**base, "a": b"o"}, {**base, "a/b": b"t"}) == (

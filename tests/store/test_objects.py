@@ -513,7 +513,7 @@ def test_folding_copies_an_object_few_times(store: Store, monkeypatch: pytest.Mo
 
     def counted(folder: str, pieces: list[memoryview], table: list[tuple[bytes, int, int]], mode: int) -> str:
         nonlocal copied
-        copied += len(pieces)
+        copied += len(table)
         return written(folder, pieces, table, mode)
 
     monkeypatch.setattr(packs, "_written", counted)
@@ -560,7 +560,7 @@ def test_packs_with_deltas_marks_or_an_index_over_many_are_left_alone(store: Sto
 
 def test_a_pack_that_goes_while_it_is_folded_is_no_fault(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     _small_packs(store, packs.FOLD_ABOVE + 3)
-    rows = packs._rows
+    whole = packs._whole
     seen = 0
 
     def gone(path: str) -> object:
@@ -569,9 +569,9 @@ def test_a_pack_that_goes_while_it_is_folded_is_no_fault(store: Store, monkeypat
         if seen == 2:
             os.unlink(path + ".pack")
             os.unlink(path + ".idx")
-        return rows(path)
+        return whole(path)
 
-    monkeypatch.setattr(packs, "_rows", gone)
+    monkeypatch.setattr(packs, "_whole", gone)
     assert store.objects.fold()
     assert len(_packs(store)) == 1
 

@@ -339,7 +339,7 @@ def test_a_rebase_under_way_is_waited_for(desk):
     desk.publish()
     desk.git("rebase", "-q", "-i", "HEAD~1", env={"GIT_SEQUENCE_EDITOR": "sed -i s/^pick/edit/"})
     desk.change(OTHER, status="done")
-    assert "detached" in desk.publish().paused
+    assert "a rebase is under way" in desk.publish().paused
     assert "status: open" in desk.read(OTHER)
     desk.git("rebase", "--continue", env={"GIT_EDITOR": "true"})
     assert desk.publish().written == (OTHER,)

@@ -238,7 +238,7 @@ def test_an_interrupted_writer_lets_the_next_one_work(store: Store) -> None:
 def test_a_disk_that_is_full_is_said_and_the_next_try_works(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     first = store.write("a", b"1")
 
-    def full(fd: int, data: bytes) -> None:
+    def full(fd: int, *parts: bytes) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
