@@ -132,7 +132,7 @@ class App:
 
     def publish(self, task: "Task | None" = None) -> None:
         """Write what is recorded out to branch, files and index, and the link to `task`; a hindrance is a notice."""
-        if paused := self.repository.publish():
+        if paused := self.repository.publish().paused:
             self.notices.append(f"recorded, but not written out yet: {paused}")
         if task is not None:
             self.repository.links.set(task.id, "" if task.is_closed else task.folder)

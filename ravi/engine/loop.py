@@ -499,7 +499,10 @@ class _Publishing:
                 self._asked.wait_for(lambda: self._closing, timeout=GATHER)
                 wanted, closing = self._wanted, self._closing
             try:
-                fault = self._repository.publish()
+                published = self._repository.publish()
+                fault = published.paused
+                if published.absorbed:  # a person's commit or reset may have made edits of files that were right before
+                    self._report(_Look(frozenset({""})))
             except RaviError as error:
                 fault = str(error)
             with self._asked:

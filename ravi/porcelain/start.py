@@ -122,7 +122,7 @@ def _complete(repository: Repository, branch: str, *, example: bool) -> dict[str
         "uncommitted": sorted(own),
         "merge_driver": _set_up_driver(repository.root),
         "commit": commit,
-        "paused": repository.publish() if commit else "",
+        "paused": repository.publish().paused if commit else "",
     }
 
 

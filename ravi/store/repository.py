@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # a list needs none of these
     from ravi.store.links import OpenLinks
     from ravi.store.notes import Notes
     from ravi.store.objects import Objects, Signature
-    from ravi.store.publish import Publisher
+    from ravi.store.publish import Published, Publisher
     from ravi.store.writer import Tip, Writer
 
 FOLDERS = ("tasks", "agents", "sessions", "contacts", "automations", "profiles")
@@ -225,9 +225,9 @@ class Repository:
         """Take in what the person committed; a clone that ravi never worked in starts from its HEAD."""
         self.publisher.absorb()
 
-    def publish(self) -> str:
-        """Write what is recorded out to branch, files and index. Returns why it could not, "" when it did."""
-        return self.publisher.publish().paused
+    def publish(self) -> "Published":
+        """Write what is recorded out to branch, files and index."""
+        return self.publisher.publish()
 
     def take(self, paths: tuple[str, ...]) -> None:
         """Record a person's saved edits of these files now, without waiting for quiet."""

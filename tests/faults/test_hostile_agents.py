@@ -71,7 +71,7 @@ AGENTS = {
     "makes a pipe": Agent(
         "mkdir -p outputs; mkfifo outputs/pipe; echo done", words="a pipe; only plain files come back"
     ),
-    "deletes its lane": Agent('cd /; rm -rf "$RAVI_LANE"; echo done', words="the lane is not there"),
+    "deletes its lane": Agent('cd /; rm -rf "$RAVI_LANE"; echo done', "failed", "its lane was deleted while it worked"),
     "deletes its task": Agent('rm -rf "$RAVI_TASK_DIR"/*; echo done', words="it was deleted, and stays"),
     "writes a huge file": Agent(
         f"mkdir -p outputs; truncate -s {60 * MB} outputs/huge; echo made > outputs/out.txt", words="may have 50 MB"

@@ -2,9 +2,10 @@
 
 import queue
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,41 @@ def test_a_killed_daemon_loses_nothing_and_does_nothing_twice(workspace, tmp_pat
         commits=found.commits,
         restart_to_work_p50=f"{percentile(recovered, 0.5):.2f} s",
         restart_to_work_p99=f"{percentile(recovered, 0.99):.2f} s",
+    )
+
+
+def test_a_daemon_that_is_asked_to_end_does_so_at_any_moment(workspace, tmp_path, figures):
+    promises = Promises()
+    ledger = agents(workspace, tmp_path)
+    workspace.agent(
+        "sleeper", f'{WORKER}case "$RAVI_RUN" in *.1) exec sleep 300;; esac\n', f"env:\n  LEDGER: {ledger}\n"
+    )
+    workspace.up()
+    rng = chance("terminations")
+    took: list[float] = []
+    rounds = size(12, 500)
+    with writing(workspace, promises) as writers:
+        for number in range(rounds):
+            if number % 6 == 0:
+                writers.editor.new(f"sleeps-{number}", "sleeper")
+                promises.task(f"sleeps-{number}", makes="out.txt")
+            writers.permit()
+            with Daemon(workspace) as daemon:
+                with suppress(subprocess.TimeoutExpired):  # the moment is chance's
+                    daemon.process.wait(rng.uniform(0.1, 1.5))
+                begun = daemon.elapsed()
+                assert daemon.stop() in (0, -signal.SIGTERM), daemon.said()  # the latter before it was there to hear
+                took.append(daemon.elapsed() - begun)
+                assert "Traceback" not in daemon.said(), daemon.said()
+    found = check(workspace, promises, ledger=ledger)
+    figures(
+        rounds=rounds,
+        lost=found.lost,
+        doubled=found.doubled,
+        half=found.half,
+        interrupted=found.interrupted,
+        ended_after_p50=f"{percentile(took, 0.5):.2f} s",
+        ended_after_p99=f"{percentile(took, 0.99):.2f} s",
     )
 
 

@@ -154,7 +154,7 @@ def stash_and_pop(scene: Scene) -> None:
 
 def stash_a_task(scene: Scene) -> None:
     scene.editor.add(scene.note)
-    scene.person.git("stash", "-q")
+    scene.person.git("stash", "-q", ok=(0, 1))  # 1: ravi held the index just then
     scene.person.git("stash", "pop", "-q", ok=(0, 1))  # 1: ravi was quicker, there was nothing to stash
 
 

@@ -35,8 +35,8 @@ class Machine:
         _run("mount", "-o", "loop", str(self.image), str(self.place))
 
     def unplug(self) -> None:
-        """Unmount it."""
-        _run("umount", str(self.place))
+        """Unmount it, as soon as nothing has it open any more."""
+        eventually(lambda: subprocess.run(["umount", self.place], capture_output=True).returncode == 0)
 
     def cut(self, processes: list[int]) -> None:
         """Lose everything that is not on the disk, together with these processes."""

@@ -131,7 +131,7 @@ def test_lines_of_a_person_stay_and_only_missing_ones_are_added(repository: Path
     ravi("init", cwd=repository)
     text = (repository / ".gitignore").read_bytes()
     assert text.startswith(b"*.log\r\n/.ravi/\r\n\r\n# ravi: ")
-    assert text.endswith(b"/open/\r\n*.problem\r\n")
+    assert text.endswith(b"/open/\r\n*.problem\r\n.ravi-*\r\n")
     assert text.count(b"/.ravi/") == 1
     assert git(repository, "status", "--porcelain") == ""
 
