@@ -2,10 +2,11 @@
 
 from datetime import datetime
 
-from ravi.core.run import FAILED
 from ravi.core.task import OPEN, Task
 from ravi.core.times import format_duration, parse_moment
 from ravi.core.view import View
+
+_FAILED = "failed"  # of a run; most answers need no run, and then not its module either
 
 
 def explain(task: Task, view: View, now: datetime) -> str:
@@ -25,12 +26,12 @@ def explain(task: Task, view: View, now: datetime) -> str:
         if not is_over(view, id):
             other = view.task(id)
             return f"it waits for {id} ({other.status if other else 'which does not exist'})"
-    runs = view.runs(task.id)
-    if runs and runs[-1].is_live:
-        return f"run {runs[-1].id} is under way"
-    if runs and runs[-1].retry_at and runs[-1].status == FAILED and parse_moment(runs[-1].retry_at) > now:
-        wait = (parse_moment(runs[-1].retry_at) - now).total_seconds()
-        return f"its next attempt is due in {format_duration(wait)} ({runs[-1].reason})"
+    last = next(reversed(view.runs(task.id)), None)
+    if last is not None and last.is_live:
+        return f"run {last.id} is under way"
+    if last is not None and last.retry_at and last.status == _FAILED and parse_moment(last.retry_at) > now:
+        wait = (parse_moment(last.retry_at) - now).total_seconds()
+        return f"its next attempt is due in {format_duration(wait)} ({last.reason})"
     return ""
 
 

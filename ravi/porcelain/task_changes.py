@@ -38,6 +38,7 @@ def new(
     if not title:
         raise UsageError("a task needs a title")
     front = {key: value for key, value in (keys or {}).items() if value not in (None, "", (), [])}
+    app.repository.objects.start()  # git gets ready while we ask who is asking
     run = app.run
     with app.view() as view:
         if run is not None:
@@ -181,6 +182,7 @@ def _change(
     body: str | None = None,
     refuse: frozenset[str] = frozenset(),
 ) -> dict[str, Any]:
+    app.repository.objects.start()
     with app.view() as view:
         task = find(view, id)
         app.permit(verb, task, view)

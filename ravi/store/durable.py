@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from ravi.errors import Unavailable
 
-_TOGETHER = 1 << 20  # bytes that are worth one call, rather than one for each part
+_TOGETHER = 1 << 20  # bytes that are gathered for one call
 
 if sys.platform == "darwin":
     import fcntl
@@ -56,12 +56,16 @@ def sync_folder(path: str) -> None:
 
 def write_all(fd: int, *parts: bytes | memoryview) -> None:
     """Write every byte, or raise: a disk that fills up takes only a part of a write, without an error."""
-    if sum(map(len, parts)) <= _TOGETHER:
-        parts = (b"".join(parts),)
-    for part in parts:
-        view = memoryview(part)
-        while view:
-            view = view[os.write(fd, view) :]
+    waiting: list[bytes | memoryview] = []
+    size = 0
+    for n, part in enumerate(parts, 1):
+        waiting.append(part)
+        size += len(part)
+        if size >= _TOGETHER or n == len(parts):
+            view = memoryview(waiting[0] if len(waiting) == 1 else b"".join(waiting))
+            while view:
+                view = view[os.write(fd, view) :]
+            waiting, size = [], 0
 
 
 def write_new(path: str, data: bytes, mode: int = 0o666) -> None:

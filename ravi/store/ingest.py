@@ -36,8 +36,7 @@ _BACK = 200  # versions of a file among which that of a stale editor is looked f
 _LATELY = 1000  # commits that may lie between what is published and what is recorded, and hold this very save
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
+class Recorded(NamedTuple):
     """What came of looking. `waiting` are files that do not lie still yet; look at them again at `again`."""
 
     commits: tuple[str, ...] = ()

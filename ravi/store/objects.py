@@ -18,31 +18,42 @@ from ravi.store.durable import writing
 from ravi.store.git import CatFile
 from ravi.store.locks import Lock
 from ravi.store.stored import Stored
+from ravi.store.trees import (
+    EMPTY_TREE,
+    EXECUTABLE,
+    FILE,
+    FOLDER,
+    LINK,
+    SUBMODULE,
+    Tree,
+    TreeEntry,
+    check_path,
+    render_tree,
+)
 
-FILE, EXECUTABLE, LINK, FOLDER, SUBMODULE = 0o100644, 0o100755, 0o120000, 0o040000, 0o160000
-EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
+__all__ = [
+    "EMPTY_TREE",
+    "EXECUTABLE",
+    "FILE",
+    "FOLDER",
+    "LINK",
+    "SUBMODULE",
+    "Change",
+    "Commit",
+    "Difference",
+    "Objects",
+    "Signature",
+    "TreeEntry",
+    "check_path",
+    "hash_object",
+    "parse_commit",
+]
 
 _SMALL = 1 << 16  # a blob up to this size is worth remembering
 _SPILL = 64 << 20  # bytes of unwritten objects after which they go to the disk without waiting for `flush`
 _MARKED = 60.0  # seconds after which a pack whose flusher did not say `release` is released all the same
 _FEW = 8  # more objects than these are asked of git, which reads a heap of them faster
 _CHUNK = 256  # trees asked for at once
-
-
-class TreeEntry(NamedTuple):
-    """What a name stands for in a tree."""
-
-    mode: int
-    oid: str
-
-    @property
-    def is_folder(self) -> bool:
-        return self.mode == FOLDER
-
-    @property
-    def is_file(self) -> bool:
-        """True for a regular file, executable or not; not for a link or a submodule."""
-        return self.mode & 0o170000 == 0o100000
 
 
 class Difference(NamedTuple):
@@ -87,12 +98,6 @@ _K = TypeVar("_K", bound=Hashable)
 _V = TypeVar("_V")
 
 
-class _Tree(NamedTuple):
-    oid: str
-    raw: bytes
-    entries: dict[str, TreeEntry]
-
-
 class _Pending(NamedTuple):
     kind: str
     data: bytes
@@ -121,7 +126,7 @@ class Objects:
         self._unfoldable: set[str] = set()
         self._folds = 0
         self._is_swept = False
-        self._trees: _Cache[str, _Tree] = _Cache(8192, 16 << 20)
+        self._trees: _Cache[str, Tree] = _Cache(8192, 16 << 20)
         self._commits: _Cache[str, Commit] = _Cache(4096, 4 << 20)
         self._blobs: _Cache[str, bytes] = _Cache(4096, 8 << 20)
         weakref.finalize(self, _close, self._git, self._kept)
@@ -199,7 +204,7 @@ class Objects:
 
     def tree(self, oid: str) -> Mapping[str, TreeEntry]:
         """The entries of a tree by name, in git's order; `oid` may name a commit. Raises NotFound."""
-        return self._tree(oid).entries
+        return self._tree(oid).entries()
 
     def entry(self, tree: str, path: str) -> TreeEntry | None:
         """What lies at `path`; the tree itself at the empty path."""
@@ -207,7 +212,7 @@ class Objects:
         for name in path.split("/") if path else ():
             if here.mode != FOLDER:
                 return None
-            below = self._tree(here.oid).entries.get(name)
+            below = self._tree(here.oid).get(name)
             if below is None:
                 return None
             here = below
@@ -245,10 +250,7 @@ class Objects:
 
     def put_tree(self, entries: Mapping[str, TreeEntry]) -> str:
         """A tree of these entries, which may be in any order."""
-        ordered = dict(sorted(entries.items(), key=_order))
-        for name in ordered:
-            check_path(name, whole=False)
-        return self._put_tree(b"".join(_chunk(name, entry) for name, entry in ordered.items()), ordered)
+        return self._put_tree(Tree(render_tree(entries.items())))
 
     def put_commit(
         self, tree: str, parents: Sequence[str], author: Signature, committer: Signature, message: str
@@ -286,7 +288,7 @@ class Objects:
             else:
                 node[name] = change
         self._check_entries({p: c for p, c in changes.items() if isinstance(c, TreeEntry) and c.mode != SUBMODULE})
-        return self._applied(tree, root, "") or self._put_tree(b"", {})
+        return self._applied(tree, root, "") or self._put_tree(Tree(b""))
 
     def flush(self) -> None:
         """Make everything that was put durable, as one pack. After a fault nothing is half there, and nothing lost."""
@@ -361,13 +363,13 @@ class Objects:
             raise _unexpected(oid, kind, wanted)
         return data
 
-    def _tree(self, oid: str) -> _Tree:
+    def _tree(self, oid: str) -> Tree:
         with self._lock:
             tree = self._trees.get(oid)
         if tree is not None:
             return tree
         if oid == EMPTY_TREE:
-            return _Tree(EMPTY_TREE, b"", {})
+            return Tree(b"", EMPTY_TREE)
         with self._lock:
             commit = self._commits.get(oid)
         if commit is not None:
@@ -377,12 +379,11 @@ class Objects:
             return self._tree(parse_commit(oid, data).tree)
         if kind != "tree":
             raise _unexpected(oid, kind, "tree")
-        return self._remember(oid, data, parse_tree(data))
+        return self._remember(Tree(data, oid))
 
-    def _remember(self, oid: str, raw: bytes, entries: dict[str, TreeEntry]) -> _Tree:
-        tree = _Tree(oid, raw, entries)
+    def _remember(self, tree: Tree) -> Tree:
         with self._lock:
-            self._trees.put(oid, tree, len(raw) + 300 * len(entries) + 300)
+            self._trees.put(tree.oid, tree, len(tree.raw) * (8 if len(tree.raw) < 4096 else 1) + 300)
         return tree
 
     def _fetch_trees(self, oids: Iterable[str | None]) -> None:
@@ -392,7 +393,7 @@ class Objects:
         if len(wanted) > 1:
             for oid, (kind, data) in zip(wanted, self.many(wanted), strict=True):
                 if kind == "tree":
-                    self._remember(oid, data, parse_tree(data))
+                    self._remember(Tree(data, oid))
 
     def _differences(self, pairs: list[tuple[str, str | None, str | None]]) -> Iterator[Difference]:
         for start in range(0, len(pairs), _CHUNK):
@@ -402,8 +403,8 @@ class Objects:
                 yield from self._one_folder(prefix, old, new)
 
     def _one_folder(self, prefix: str, old: str | None, new: str | None) -> Iterator[Difference]:
-        before = self._tree(old).entries if old else {}
-        after = self._tree(new).entries if new else {}
+        before = self._tree(old).entries() if old else {}
+        after = self._tree(new).entries() if new else {}
         if not before or not after:
             names: Iterable[str] = after or before
         else:
@@ -427,16 +428,15 @@ class Objects:
 
     def _applied(self, oid: str | None, node: _Node, prefix: str) -> str | None:
         """The oid of the changed tree, None when nothing is left in it."""
-        tree = self._tree(oid) if oid else _Tree(EMPTY_TREE, b"", {})
-        raw, entries = tree.raw, tree.entries
+        tree = self._tree(oid) if oid else Tree(b"", EMPTY_TREE)
         for name, change in node.items():
-            was = entries.get(name)
+            was = tree.get(name)
             now = self._changed(was, change, prefix + name)
             if now != was:
-                raw, entries = _spliced(raw, entries, name, was, now)
-        if not entries:
+                tree = tree.changed(name, now)
+        if not tree.raw:
             return None
-        return tree.oid if entries is tree.entries else self._put_tree(raw, entries)
+        return tree.oid or self._put_tree(tree)
 
     def _changed(self, was: TreeEntry | None, change: "Change | _Node", path: str) -> TreeEntry | None:
         if change is None:
@@ -494,10 +494,9 @@ class Objects:
             found |= {oid: size and size[0] for oid, size in zip(asked, self._git.sizes(asked), strict=True)}
             return [found[oid] for oid in oids]
 
-    def _put_tree(self, raw: bytes, entries: dict[str, TreeEntry]) -> str:
-        oid = self._put("tree", raw)
-        self._remember(oid, raw, entries)
-        return oid
+    def _put_tree(self, tree: Tree) -> str:
+        tree.oid = self._put("tree", tree.raw)
+        return self._remember(tree).oid
 
     def _put(self, kind: str, data: bytes) -> str:
         oid = hash_object(kind, data)
@@ -565,21 +564,8 @@ class _Cache(Generic[_K, _V]):
 
 
 _ABSENT: Change = TreeEntry(0, "")
-_TREE = re.compile(rb"([0-7]+) ([^\0]+)\0(.{20})", re.DOTALL)
-_MODES = {b"100644": FILE, b"100755": EXECUTABLE, b"120000": LINK, b"40000": FOLDER, b"160000": SUBMODULE}
-_WRITTEN = {mode: text for text, mode in _MODES.items()}
 _IDENT = re.compile(r"(.*?) ?<([^>]*)>(?: (-?\d+) ([+-])(\d\d)(\d\d))?")
 _CRUD = " .,:;<>\"\\'"
-_IGNORED = re.compile("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]")  # HFS+ does not see these
-
-
-def parse_tree(data: bytes) -> dict[str, TreeEntry]:
-    """The entries of a raw tree object by name, in its order."""
-    modes, make = _MODES, TreeEntry
-    return {
-        name.decode("utf-8", "surrogateescape"): make(modes.get(mode) or int(mode, 8), oid.hex())
-        for mode, name, oid in _TREE.findall(data)
-    }
 
 
 def parse_commit(oid: str, data: bytes) -> Commit:
@@ -603,27 +589,6 @@ def parse_commit(oid: str, data: bytes) -> Commit:
     return Commit(oid, fields.get(b"tree", b"").decode(), tuple(parents), author, committer, message)
 
 
-def check_path(path: str, *, whole: bool = True) -> None:
-    """Raise Malformed for a path (or, not `whole`, a name) that git would not check out, or that leads elsewhere."""
-    for name in path.split("/") if whole else (path,):
-        if name in ("", ".", "..") or "\0" in name or "/" in name or _is_dotgit(name):
-            raise Malformed(f"{name!r} may not be a name in a commit", path=path)
-    try:
-        path.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        raise Malformed("the path is not text", path=path.encode("utf-8", "replace").decode()) from None
-
-
-def _is_dotgit(name: str) -> bool:
-    """True for `.git` in any spelling that some file system takes for it."""
-    if name.isascii():
-        if name[0] != "." and "~" not in name and "\\" not in name:
-            return False
-    else:
-        name = _IGNORED.sub("", name)
-    return any(part.lower().partition(":")[0].rstrip(" .") in (".git", "git~1") for part in name.split("\\"))
-
-
 def _signature(line: bytes) -> Signature:
     match = _IDENT.match(line.decode("utf-8", "replace"))
     if match is None:
@@ -633,61 +598,13 @@ def _signature(line: bytes) -> Signature:
 
 
 def _plain(text: str) -> str:
-    letters = "".join(c if c.isprintable() and c not in "<>" else " " for c in text)
-    return " ".join(letters.split()).strip(_CRUD)
-
-
-def _order(item: tuple[str, TreeEntry]) -> bytes:
-    """Git sorts a folder as if its name ended in a slash."""
-    name = item[0].encode("utf-8", "surrogateescape")
-    return name + b"/" if item[1].mode == FOLDER else name
+    if not text.isprintable() or "<" in text or ">" in text:
+        text = "".join(c if c.isprintable() and c not in "<>" else " " for c in text)
+    return " ".join(text.split()).strip(_CRUD)
 
 
 def _slashed(name: str, *entries: TreeEntry | None) -> str:
     return name + "/" if any(entry and entry.mode == FOLDER for entry in entries) else name
-
-
-def _chunk(name: str, entry: TreeEntry) -> bytes:
-    mode = _WRITTEN.get(entry.mode)
-    if mode is None:  # old tools wrote 100664
-        if not entry.is_file:
-            raise Malformed(f"{entry.mode:o} is not a mode that git knows", path=name)
-        mode = b"100755" if entry.mode & 0o100 else b"100644"
-    return mode + b" " + name.encode("utf-8", "surrogateescape") + b"\0" + bytes.fromhex(entry.oid)
-
-
-def _spliced(
-    raw: bytes, entries: dict[str, TreeEntry], name: str, was: TreeEntry | None, now: TreeEntry | None
-) -> tuple[bytes, dict[str, TreeEntry]]:
-    """A tree with one entry changed. Only the bytes of that entry are made anew: a wide tree stays cheap."""
-    changed = dict(entries)
-    if was is not None and now is not None and _order((name, was)) == _order((name, now)):
-        changed[name] = now
-        old = _chunk(name, was)
-        if raw.count(old) == 1:  # an oid can look like an entry; twice, and we cannot tell which is which
-            return raw.replace(old, _chunk(name, now)), changed
-        return b"".join(_chunk(*item) for item in changed.items()), changed
-    if was is not None:
-        del changed[name]
-        old = _chunk(name, was)
-        raw = raw.replace(old, b"") if raw.count(old) == 1 else b"".join(_chunk(*item) for item in changed.items())
-    if now is None:
-        return raw, changed
-    key = _order((name, now))
-    after = next((item for item in changed.items() if _order(item) > key), None)
-    if after is None:
-        changed[name] = now
-        return raw + _chunk(name, now), changed
-    ordered: dict[str, TreeEntry] = {}
-    for item in changed.items():
-        if item[0] == after[0]:
-            ordered[name] = now
-        ordered[item[0]] = item[1]
-    successor = _chunk(*after)
-    if raw.count(successor) == 1:
-        at = raw.index(successor)
-        return raw[:at] + _chunk(name, now) + raw[at:], ordered
-    return b"".join(_chunk(*item) for item in ordered.items()), ordered
 
 
 def _removes_all(node: _Node) -> bool:

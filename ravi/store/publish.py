@@ -9,9 +9,9 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from ravi.core.ids import derive_id
 from ravi.core.trailers import Message
@@ -38,8 +38,7 @@ _FAR = 10_000  # commits that are looked through for the recorded one below a pe
 Checkpoint = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(NamedTuple):
     """What lies out now. `held` says, by path, why a file was left alone; `conflicts` are (path, where).
 
     When the person's commits were `absorbed`, files that were right before may be edits now: look at all of them.
@@ -47,14 +46,13 @@ class Published:
 
     commit: str | None = None
     written: tuple[str, ...] = ()
-    held: Mapping[str, str] = field(default_factory=dict)
+    held: Mapping[str, str] = MappingProxyType({})
     conflicts: tuple[tuple[str, str], ...] = ()
     absorbed: bool = False
     paused: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """Where everything stands while the publish lock is held and nothing is half done."""
 
     checkout: Checkout
@@ -65,8 +63,7 @@ class Standing:
     paused: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Note:
+class _Note(NamedTuple):
     """The journal of one publishing: enough to finish it, or to undo it."""
 
     token: str
@@ -281,10 +278,10 @@ class Publisher:
                 break
             done = self._write_out(standing.checkout, standing.published, standing.recorded)
             if done is not None:
-                return replace(done, conflicts=standing.conflicts + done.conflicts, absorbed=standing.absorbed)
+                return done._replace(conflicts=standing.conflicts + done.conflicts, absorbed=standing.absorbed)
             again = self._settled()  # the person's git did something just now
-            standing = replace(
-                again, conflicts=standing.conflicts + again.conflicts, absorbed=standing.absorbed or again.absorbed
+            standing = again._replace(
+                conflicts=standing.conflicts + again.conflicts, absorbed=standing.absorbed or again.absorbed
             )
         return Published(
             standing.recorded,

@@ -170,8 +170,11 @@ class Repository:
 
     def forget(self, run_id: str, *, branch: bool) -> None:
         """Remove what was kept for a live run; with `branch` its ref too (its commits stay, below the merge)."""
+        folder, name = os.path.split(self._live_file(run_id))
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._live_file(run_id))
+            for there in os.listdir(folder):
+                if there == name or there.startswith(f"{name}."):
+                    os.unlink(os.path.join(folder, there))
         if branch and (oid := self.refs.read(RUNS + run_id)):
             self.refs.delete(RUNS + run_id, oid)
 
@@ -181,7 +184,7 @@ class Repository:
             names = os.listdir(os.path.join(self.beside, "live"))
         except FileNotFoundError:
             return frozenset()
-        return frozenset(name.removesuffix(".json") for name in names if name.endswith(".json"))
+        return frozenset(name.partition(".json")[0] for name in names)  # a dead writer may have left `ID.json.PID`
 
     def run_log(self, run_id: str) -> "Path":
         """Where a run's output lies; it may be deleted at any time."""

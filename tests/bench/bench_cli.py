@@ -148,7 +148,7 @@ def _fill(path: Path) -> None:
 
 def report(names: Sequence[str], found: dict[str, Bench]) -> None:
     """A table in Markdown."""
-    print(f"\n| ms: median · best · processor | {' | '.join(found)} | goal |")
+    print(f"\n| ms: median · best · processor | {' | '.join(found)} | goal at 10,000 |")
     print("|---|" + "---:|" * (len(found) + 1))
     for name in names:
         cells = [bench.cell(name) for bench in found.values()]

@@ -1,4 +1,4 @@
-"""What ravi keeps for itself can be deleted or spoilt at any moment, even under a daemon: it costs time and nothing else."""
+"""What ravi keeps for itself can be deleted or spoilt at any moment, even under a daemon: it costs time only."""
 
 import os
 import shutil
@@ -26,12 +26,20 @@ def _log(folder: Path) -> None:
     (folder / "index.sqlite-wal").unlink(missing_ok=True)
 
 
+def _all(folder: Path) -> None:
+    """Everything goes at once, as far as whoever looks for it there can tell."""
+    gone = folder.with_name(".ravi-gone")
+    folder.rename(gone)
+    while gone.exists():  # a run that works in there may still write
+        shutil.rmtree(gone, ignore_errors=True)
+
+
 def _index(folder: Path) -> None:
     (folder / "index.sqlite").unlink(missing_ok=True)
 
 
 HARMS: dict[str, Callable[[Path], object]] = {
-    "all of it is deleted": shutil.rmtree,
+    "all of it is deleted": _all,
     "the index is deleted": _index,
     "the index becomes garbage": _garbage,
     "the index loses its end": _half,

@@ -57,21 +57,25 @@ def prepared(workspace, tmp_path):
     return workspace, promises
 
 
-def up(workspace, *options: str, scope: list[str], timeout: str = "60s") -> subprocess.CompletedProcess[str]:
-    """`ravi up --until-idle` under strace, from a folder that is not the workspace's: paths are told whole."""
+UP = ("up", "--until-idle", "--timeout", "60s")
+
+
+def traced(workspace, *options: str, scope: list[str], call: tuple[str, ...] = UP) -> subprocess.CompletedProcess[str]:
+    """ravi under strace, from a folder that is not the workspace's: paths are told whole."""
     return subprocess.run(
-        ["strace", "-f", "-qq", *scope, *options, sys.executable, "-m", "ravi", "-C", str(workspace.root),
-         "up", "--until-idle", "--timeout", timeout],
+        ["strace", "-f", "-qq", *scope, *options, sys.executable, "-m", "ravi", "-C", str(workspace.root), *call],
         check=False, cwd="/", env=workspace.environ, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
 
 
-def points(workspace, tmp_path: Path, kinds: tuple[str, ...], scope: list[str]) -> list[Point]:
+def points(
+    workspace, tmp_path: Path, kinds: tuple[str, ...], scope: list[str], call: tuple[str, ...] = UP
+) -> list[Point]:
     """The calls of these kinds that touch the workspace, or what ravi says, in a run that nobody disturbs."""
     trial = copy(workspace, tmp_path / "trial")
     traces = tmp_path / "trace"
     names = ",".join(name for kind in kinds for name in KINDS[kind])
-    done = up(trial, "-y", f"--trace={names}", f"--output={traces}", scope=scope)
+    done = traced(trial, "-y", f"--trace={names}", f"--output={traces}", scope=scope, call=call)
     assert done.returncode == 0, done.stderr
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     found = set()
@@ -86,15 +90,17 @@ def points(workspace, tmp_path: Path, kinds: tuple[str, ...], scope: list[str]) 
 
 
 def spread(found: list[Point], count: int, about: str) -> list[Point]:
-    """`count` of all points, one by chance of each stretch; all of them in full size."""
-    if FULL or count >= len(found):
+    """`count` of all points, one by chance of each stretch."""
+    if count >= len(found):
         return found
     rng = chance("points", about)
     edges = [len(found) * n // count for n in range(count + 1)]
     return [found[rng.randrange(low, high)] for low, high in itertools.pairwise(edges)]
 
 
-def hurt(prepared, tmp_path: Path, chosen: list[tuple[Point, str]], scope: list[str], **kw: str) -> dict[str, object]:
+def hurt(
+    prepared, tmp_path: Path, chosen: list[tuple[Point, str]], scope: list[str], call: tuple[str, ...] = UP
+) -> dict[str, object]:
     """Do each of these harms to a copy of its own, let ravi go on undisturbed, and check. `{}` in a harm is the n."""
     workspace, promises = prepared
     hits = lost = half = 0
@@ -103,7 +109,9 @@ def hurt(prepared, tmp_path: Path, chosen: list[tuple[Point, str]], scope: list[
         hurt = copy(workspace, tmp_path / f"hurt-{number}")
         told = tmp_path / "told"
         inject = f"{point.name}:{harm.format(point.number)}"
-        done = up(hurt, f"--trace={point.name}", f"--inject={inject}", f"--output={told}", scope=scope, **kw)
+        done = traced(
+            hurt, f"--trace={point.name}", f"--inject={inject}", f"--output={told}", scope=scope, call=call
+        )  # fmt: skip
         what = f"{inject}: ended with {done.returncode}\n{done.stdout}{done.stderr}"
         hits += "(INJECTED)" in told.read_text(errors="replace") or done.returncode == -9
         codes[done.returncode] += 1
@@ -124,9 +132,9 @@ def hurt(prepared, tmp_path: Path, chosen: list[tuple[Point, str]], scope: list[
 def test_a_call_that_fails_costs_nothing(kind, prepared, tmp_path, figures):
     found = points(prepared[0], tmp_path, (kind,), ALONE)
     errors = ERRORS.get(kind, ("ENOSPC", "EIO"))
-    some = spread(found, size(6, 0), kind)
+    some = spread(found, size(6, 400), kind)
     chosen = [(point, f"error={errors[number % len(errors)]}:when={{}}") for number, point in enumerate(some)]
-    if FULL:
+    if FULL and len(some) < 400:
         chosen = [(point, f"error={error}:when={{}}") for point in some for error in errors]
     figures(calls=len(found), **hurt(prepared, tmp_path, chosen, ALONE))
 
@@ -135,13 +143,13 @@ def test_a_call_that_fails_costs_nothing(kind, prepared, tmp_path, figures):
 def test_a_disk_that_fails_from_some_call_on_costs_nothing(kind, error, prepared, tmp_path, figures):
     """Every call fails from the n-th on; ravi waits for better times until its own time is over."""
     found = points(prepared[0], tmp_path, (kind,), ALONE)
-    chosen = [(point, f"error={error}:when={{}}+") for point in spread(found, size(3, 0), f"{kind} on")]
-    figures(calls=len(found), **hurt(prepared, tmp_path, chosen, ALONE, timeout="2s"))
+    chosen = [(point, f"error={error}:when={{}}+") for point in spread(found, size(3, 30), f"{kind} on")]
+    figures(calls=len(found), **hurt(prepared, tmp_path, chosen, ALONE, (*UP[:-1], "2s")))
 
 
 def test_a_kill_at_any_call_costs_nothing(prepared, tmp_path, figures):
     found = points(prepared[0], tmp_path, tuple(KINDS), ALONE)
-    chosen = [(point, "signal=KILL:when={}") for point in spread(found, size(10, 0), "kill")]
+    chosen = [(point, "signal=KILL:when={}") for point in spread(found, size(10, 400), "kill")]
     figures(calls=len(found), **hurt(prepared, tmp_path, chosen, ALONE))
 
 
@@ -151,5 +159,14 @@ def test_a_program_of_ours_that_fails_or_dies_costs_nothing(harm, prepared, tmp_
     workspace, promises = prepared
     promises.ends |= {"first": "done|failed", "second": "done|blocked"}
     found = points(workspace, tmp_path, ("open",), [])
-    chosen = [(point, f"{harm}:when={{}}") for point in spread(found, size(6, 0), f"programs {harm}")]
+    chosen = [(point, f"{harm}:when={{}}") for point in spread(found, size(6, 150), f"programs {harm}")]
     figures(calls=len(found), **hurt(prepared, tmp_path, chosen, []))
+
+
+def test_a_command_killed_at_any_call_was_done_or_was_not(prepared, tmp_path, figures):
+    workspace, promises = prepared
+    promises.task("typed", "done|missing", makes="out.txt")
+    call = ("tasks", "new", "Typed", "--id", "typed", "-a", "worker")
+    found = points(workspace, tmp_path, tuple(KINDS), ALONE, call)
+    chosen = [(point, "signal=KILL:when={}") for point in spread(found, size(10, 300), "command")]
+    figures(calls=len(found), **hurt(prepared, tmp_path, chosen, ALONE, call))
