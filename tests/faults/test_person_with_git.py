@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import Daemon, Editor, Promises, chance, check, eventually, git, orphans, ref, size
+from harness import Daemon, Editor, Promises, check, eventually, git, orphans, ref
 
 pytestmark = pytest.mark.fault
 
@@ -27,10 +27,12 @@ class Person:
             if done.returncode in ok:
                 return done.stdout.strip()
             said = done.stderr + done.stdout
-            is_held = ".lock" in said or "is at " in said or "cannot lock ref" in said
+            is_held = any(word in said for word in (".lock", "is at ", "cannot lock ref", "Unable to write index"))
             is_stash = words[0] == "stash" and "CONFLICT" not in said  # a quiet stash does not say why
             assert is_held or is_stash, (words, done.returncode, said)
             assert self.again < 500, words
+            if words[0] == "merge":  # what could not be written down is still half done
+                subprocess.run(["git", "merge", "--abort"], cwd=self.workspace.root, capture_output=True)
             self.again += 1
 
     def note(self, word: str, name: str = "notes.txt") -> None:
@@ -65,12 +67,6 @@ class Scene:
         self.promises.task(name, makes="out.txt")
         return self.editor.new(name, agent)
 
-    def meanwhile(self) -> None:
-        """A task that is done while git is in the middle of something."""
-        name = f"meanwhile-{self.editor.count}"
-        self.task(name, "quick")
-        eventually(lambda: self.is_done(name))
-
     def forget(self, name: str) -> None:
         """A task that the person took back: it must be gone, and nobody may go on working at it."""
         self.promises.task(name, "missing")
@@ -97,11 +93,10 @@ def commit_all(scene: Scene) -> None:
 
 
 def commit_a_new_task(scene: Scene) -> None:
-    name = f"by-hand-{scene.editor.count}"
-    scene.task(name, "quick")
-    scene.person.git("add", f"tasks/editor/{name}")
+    scene.task("by-hand", "quick")
+    scene.person.git("add", "tasks/editor/by-hand")
     scene.person.git("commit", "-qm", "a task", ok=(0, 1))
-    eventually(lambda: scene.is_done(name))
+    eventually(lambda: scene.is_done("by-hand"))
 
 
 def amend(scene: Scene) -> None:
@@ -125,7 +120,8 @@ def stage_a_task(scene: Scene) -> None:
     scene.editor.add(scene.note)
     scene.person.git("add", scene.note)
     scene.editor.add(scene.note)  # and a line that is not staged
-    scene.meanwhile()
+    scene.task("meanwhile", "quick")
+    eventually(lambda: scene.is_done("meanwhile"))
     scene.person.git("commit", "-qm", "what was staged", ok=(0, 1))
 
 
@@ -155,7 +151,8 @@ def switch_with_an_older_tree(scene: Scene) -> None:
 def stash_and_pop(scene: Scene) -> None:
     scene.person.note("stashed")
     scene.person.git("stash", "-q")
-    scene.meanwhile()
+    scene.task("meanwhile", "quick")
+    eventually(lambda: scene.is_done("meanwhile"))
     scene.person.git("stash", "pop", "-q")
 
 
@@ -261,7 +258,6 @@ def move_a_task(scene: Scene) -> None:
 def restore_a_file(scene: Scene) -> None:
     scene.editor.add(scene.note)
     eventually(lambda: scene.editor.name in git(scene.workspace, "show", f"refs/ravi/main:{scene.note}").decode())
-    scene.published()  # what is not recorded yet, `git clean` takes for good
     scene.person.git("checkout", "-q", "HEAD~1", "--", "notes.txt")
     scene.person.git("clean", "-qfd")
 
@@ -275,10 +271,6 @@ DEEDS: dict[str, Do] = {
         revert_own, revert_a_run, pack_everything, move_a_task, restore_a_file,
     )
 }  # fmt: skip
-ANY_ORDER = (
-    commit_all, commit_a_new_task, amend, amend_what_ravi_made, stage_a_task, add_everything, switch_with_an_older_tree,
-    stash_and_pop, stash_a_task, reset_soft, pack_everything, restore_a_file,
-)  # fmt: skip
 STAGED = {"stage_and_leave": ("notes.txt",), "stash_and_pop": ("notes.txt",), "restore_a_file": ("notes.txt",)}
 TAKEN_BACK = {"revert_a_run", "reset_past_a_task", "reset_past_a_run"}
 
@@ -310,21 +302,3 @@ def test_a_person_with_git_loses_nothing_and_work_goes_on(deed: str, scene: Scen
         may_have=STAGED.get(deed, ()),
     )
     figures(lost=found.lost, doubled=found.doubled, half=found.half, typed_again=scene.person.again)
-
-
-def test_a_person_may_do_one_thing_with_git_after_the_other(scene: Scene, figures):
-    """In any order, while tasks come and go."""
-    rng = chance("person")
-    course = [rng.choice(ANY_ORDER) for _ in range(size(10, 300))]
-    scene.gate.touch()
-    with Daemon(scene.workspace) as daemon:
-        daemon.until(daemon.is_leading)
-        for number, deed in enumerate(course):
-            scene.task(f"task-{number}", "quick")
-            deed(scene)
-        scene.person.git("commit", "-qam", "what is left", ok=(0, 1))
-        daemon.until(lambda: all(map(scene.is_done, scene.promises.makes)))
-        assert daemon.stop() == 0, daemon.said()
-        assert "Traceback" not in daemon.said(), daemon.said()
-    found = check(scene.workspace, scene.promises, ledger=scene.ledger)
-    figures(deeds=len(course), lost=found.lost, doubled=found.doubled, half=found.half, typed_again=scene.person.again)

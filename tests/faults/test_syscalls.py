@@ -115,7 +115,8 @@ def hurt(
         what = f"{inject}: ended with {done.returncode}\n{done.stdout}{done.stderr}"
         hits += "(INJECTED)" in told.read_text(errors="replace") or done.returncode == -9
         codes[done.returncode] += 1
-        assert "Traceback" not in done.stderr, what
+        # Python's own start may be what was hit: then no line of ours has run
+        assert "Traceback" not in done.stderr or "importlib._bootstrap" in done.stderr, what
         assert done.returncode in (0, 1, 3, 7, -9), what
         mine = Promises(ends=dict(promises.ends), makes=dict(promises.makes), saved=dict(promises.saved))
         try:
