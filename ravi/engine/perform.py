@@ -25,10 +25,10 @@ from ravi.core.times import stamp
 from ravi.core.trailers import Message
 from ravi.engine import decide
 from ravi.engine.actions import Action, Conclusion, Launch, Settle, Stop, Tell
-from ravi.errors import Conflict, Malformed
+from ravi.errors import Conflict, Malformed, NotFound
 from ravi.runners import base as runner
 from ravi.runners.process import sweep
-from ravi.store.lanes import Lane
+from ravi.store.lanes import Collected, Lane
 from ravi.store.merge import merge_trees
 from ravi.store.objects import Signature
 from ravi.store.repository import Reading, Repository
@@ -96,16 +96,19 @@ class Performer:
             del self.running[run_id]
             running.clean(self.repository, is_merged=False)
             return
-        if running.has_lost_its_lane and result.status == runner.COMPLETED:
-            result = replace(result, status=runner.FAILED, reason="its lane was deleted while it worked")
+        try:
+            work = self._collect(running)
+        except NotFound:  # somebody deleted the folder it worked in (all of `.ravi/`, say), and its work with it
+            work = Collected({}, ())
+            if result.status == runner.COMPLETED:
+                result = replace(result, status=runner.FAILED, reason="its lane was deleted while it worked")
         with self.repository.view() as view:
             task = view.task(running.task.id)
             run = self._ended_run(run_id, result, view)
             if task is not None:
                 run = self._concluded(task, run, view)
-            changes = self._collect(running, run)
-            run = replace(run, refused=changes.refused)
-            self._record_end(run, changes.files)
+            run = replace(run, refused=work.refused)
+            self._record_end(run, work.changes)
             merged = self.merge(run, view)
         del self.running[run_id]  # only now: until here it can be done again
         running.clean(self.repository, is_merged=merged)
@@ -391,18 +394,17 @@ class Performer:
         conclusion = decide.conclude(task, run, run.status, view, self.now())
         return replace(run, status=conclusion.status, reason=conclusion.reason, retry_at=conclusion.retry_at)
 
-    def _collect(self, running: "_Running", run: Run) -> "_Work":
+    def _collect(self, running: "_Running") -> Collected:
         lane = running.lane
         if lane is None:
-            return _Work({}, ())
+            return Collected({}, ())
         outputs = running.task.folder + "/outputs/"
         granted = running.agent.writes
 
         def allowed(path: str) -> bool:
             return path.startswith(outputs) or any(matches(path, glob) for glob in granted)
 
-        collected = self.repository.lanes.collect(lane, allowed)
-        return _Work(collected.changes, collected.refused)
+        return self.repository.lanes.collect(lane, allowed)
 
     def _record_end(self, run: Run, files: Mapping[str, Any]) -> None:
         def propose(tip: Tip) -> Draft:
@@ -511,14 +513,6 @@ class _Homecoming:
     is_whole: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """What a lane brought back."""
-
-    files: Mapping[str, Any]
-    refused: tuple[str, ...]
-
-
 class _Running:
     """A run that is under way in this process."""
 
@@ -545,11 +539,6 @@ class _Running:
             stop = self._stop
         if stop is not None:
             stop(reason)
-
-    @property
-    def has_lost_its_lane(self) -> bool:
-        """True when somebody deleted the folder it worked in (all of `.ravi/`, say), and its work with it."""
-        return self.lane is not None and not os.path.isdir(self.lane.path)
 
     def clean(self, repository: Repository, *, is_merged: bool) -> None:
         if self.lane is not None:

@@ -270,11 +270,12 @@ class Ingest:
         groups = self._groups(standing, ready, edits)
         # What lies out is what we have just read, whatever becomes of it on the main line. It is made now, and
         # becomes durable together with the first commit.
-        lying = publisher.lay(standing.published, {path: one.entry for path, one in ready.items()})
-        made: list[_Made] = []
-        for together in (groups[:1], groups[1:]):
-            made += self._commit_all(standing, together, edits, author)
-        publisher.point(lying, standing.published)
+        with self._objects.unnamed():
+            lying = publisher.lay(standing.published, {path: one.entry for path, one in ready.items()})
+            made: list[_Made] = []
+            for together in (groups[:1], groups[1:]):
+                made += self._commit_all(standing, together, edits, author)
+            publisher.point(lying, standing.published)
         problems += [problem for one in made for problem in one.problems]
         return tuple(one.commit for one in made if one.commit), problems
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ravi.errors import Malformed
+from ravi.errors import Malformed, NotFound
 from ravi.store import packs
 from ravi.store.durable import write_all
 from ravi.store.git import GitDirs
@@ -120,25 +120,32 @@ class Lanes:
             raise
         # A file written in the clock's last tick could change once more and look the same.
         manifest = {p: Exported(files[p], _stamp(at) if at.st_mtime_ns < made else None) for p, at in stats.items()}
-        return Lane(run, place, task, manifest, (said.st_dev, said.st_ino))
+        return Lane(run, place, task, manifest, _identity(said))
 
     def collect(self, lane: Lane, allowed: Callable[[str], bool]) -> Collected:
         """What changed below the task's `outputs/` and wherever `allowed` says so; the rest is refused, in words.
 
-        Nothing is followed out of the lane, and nothing but plain files is read.
+        Nothing is followed out of the lane, and nothing but plain files is read. Raises NotFound when the lane was
+        deleted or replaced, also when that came to pass while it was read: what is missing then was not deleted by who
+        worked in it.
         """
         survey = _Survey(self._objects, lane, allowed)
         try:
             fd = os.open(lane.path, _OPEN_FOLDER)
-        except OSError as fault:
-            return Collected({}, (f"the lane is not there: {fault.strerror}",))
+        except OSError:
+            raise _lost(lane) from None
         try:
-            said = os.fstat(fd)
-            if (said.st_dev, said.st_ino) != lane.root:
-                return Collected({}, ("another folder lies in the place of the lane",))
+            if _identity(os.fstat(fd)) != lane.root:
+                raise _lost(lane)
             survey.look(fd, "", 0)
         finally:
             os.close(fd)
+        try:
+            is_still = _identity(os.lstat(lane.path)) == lane.root
+        except OSError:
+            is_still = False
+        if not is_still:
+            raise _lost(lane)
         return survey.collected()
 
     def remove(self, lane: Lane | str) -> bool:
@@ -459,6 +466,14 @@ def _read(folder: int, name: str) -> bytes | None:
             return None
         data = file.read(FILE_LIMIT + 1)
     return data if len(data) <= FILE_LIMIT else None
+
+
+def _lost(lane: Lane) -> NotFound:
+    return NotFound(f"{lane.path}: the lane of run {lane.run} was deleted or replaced")
+
+
+def _identity(said: os.stat_result) -> tuple[int, int]:
+    return said.st_dev, said.st_ino
 
 
 def _stamp(said: os.stat_result) -> tuple[int, ...]:

@@ -103,6 +103,7 @@ class _Pending(NamedTuple):
     data: bytes
     packed: bytes
     batch: "Batch | None"  # the one that made it and may drop it; None when it is anybody's
+    threads: frozenset[int]  # those that put it, and are about to have a ref name it
 
 
 class Objects:
@@ -122,7 +123,8 @@ class Objects:
         self._pending: dict[str, _Pending] = {}
         self._pending_bytes = 0
         self._batches: dict[int, Batch] = {}
-        self._kept: dict[str, tuple[int, float]] = {}
+        self._unnamed: set[int] = set()  # threads for which `release` has to wait
+        self._kept: dict[str, tuple[frozenset[int], float]] = {}
         self._unfoldable: set[str] = set()
         self._folds = 0
         self._is_swept = False
@@ -301,19 +303,40 @@ class Objects:
             with writing(self.folder):
                 path = packs.write(self.folder, rows, mode=self._mode())
             with self._lock:
-                self._kept[path] = (threading.get_ident(), time.monotonic())
+                threads = frozenset().union(*(self._pending.get(oid, one).threads for oid, one in batch.items()))
+                self._kept[path] = (threads, time.monotonic())
                 for oid in batch:
                     self._drop(oid)
 
     def release(self) -> None:
-        """Say that refs name what this thread flushed: git may repack it. At the end of the process all is released."""
+        """Say that refs name by now what this thread put; git may repack it when all who put some of it have said so.
+
+        (A flush takes along what other threads have put.) At the end of the process all is released.
+        """
         mine, before = threading.get_ident(), time.monotonic() - _MARKED
         with self._lock:
-            done = [path for path, (thread, when) in self._kept.items() if thread == mine or when < before]
+            if mine in self._unnamed:
+                return
+            for path, (threads, when) in self._kept.items():
+                self._kept[path] = (threads - {mine}, when)
+            done = [path for path, (threads, when) in self._kept.items() if not threads or when < before]
             for path in done:
                 del self._kept[path]
         for path in done:
             packs.release(path)
+
+    @contextlib.contextmanager
+    def unnamed(self) -> Iterator[None]:
+        """Inside the `with`, the next ref does not name all that this thread has put: `release` waits for its end."""
+        mine = threading.get_ident()
+        with self._lock:
+            self._unnamed.add(mine)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._unnamed.discard(mine)
+            self.release()
 
     @contextlib.contextmanager
     def batch(self) -> Iterator["Batch"]:
@@ -500,17 +523,18 @@ class Objects:
 
     def _put(self, kind: str, data: bytes) -> str:
         oid = hash_object(kind, data)
+        mine = frozenset({threading.get_ident()})
         batch = self._batches.get(threading.get_ident())
         with self._lock:
             there = self._pending.get(oid)
             if there is not None:
-                if there.batch is not batch:
-                    self._pending[oid] = there._replace(batch=None)
+                owner = batch if there.batch is batch else None
+                self._pending[oid] = there._replace(batch=owner, threads=there.threads | mine)
                 return oid
-        one = _Pending(kind, data, packs.entry(kind, data), batch)
+        one = _Pending(kind, data, packs.entry(kind, data), batch, mine)
         with self._lock:
-            if oid in self._pending:
-                self._pending[oid] = one._replace(batch=None)
+            if (there := self._pending.get(oid)) is not None:
+                self._pending[oid] = there._replace(batch=None, threads=there.threads | mine)
                 return oid
             self._pending[oid] = one
             self._pending_bytes += len(data) + len(one.packed)
@@ -622,7 +646,7 @@ def _unexpected(oid: str, kind: str, wanted: str) -> Malformed:
     return Malformed(f"object {oid} is a {kind}, not a {wanted}")
 
 
-def _close(git: CatFile, kept: dict[str, tuple[int, float]]) -> None:
+def _close(git: CatFile, kept: dict[str, tuple[frozenset[int], float]]) -> None:
     git.close()
     for path in kept:
         packs.release(path)

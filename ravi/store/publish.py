@@ -205,9 +205,23 @@ class Publisher:
             conflicts = self._merged(recorded, tip, self.tree(start))
             self.point(tip, None)
             return conflicts
-        conflicts = self._merged(recorded, tip, self.tree(published))
+        conflicts = self._merged(recorded, tip, self._start(published, expected, tip))
         self.point(self._lying(published, expected, tip), published)
         return conflicts
+
+    def _start(self, published: str, expected: str | None, tip: str) -> str | None:
+        """The tree that a person's commit is compared with: what lies out.
+
+        Where the commit is as the branch was, it says nothing. What lies out may be newer there: a file that they saved
+        while they wrote the message is recorded, and not in the branch yet; they did not delete it.
+        """
+        before, now = self.tree(expected), self.tree(tip)
+        unsaid = {
+            path: old
+            for path, old, _ in self.objects.diff(before, self.tree(published))
+            if (self.objects.entry(now, path) if now else None) == old
+        }
+        return self.objects.apply(self.tree(published), unsaid) if unsaid else self.tree(published)
 
     def _merged(self, recorded: str, tip: str, start: str | None) -> tuple[tuple[str, str], ...]:
         """Have the person's commit on the main line: by moving it along, or by a merge. Theirs wins a conflict."""
@@ -370,7 +384,7 @@ class Publisher:
     def _write_index(self, index: GitIndex, plan: "_Plan") -> None:
         updates = plan.index_updates()
         if updates:
-            temporary = os.path.join(self.dirs.git_dir, f"ravi-index-{plan.batch.token}")
+            temporary = self._own_file("index")
             try:
                 gitindex.write(self.dirs, index, updates, temporary, durable=self._durable)
             except BaseException:
@@ -408,6 +422,9 @@ class Publisher:
     # -- after a crash
 
     def _finish(self, checkout: Checkout) -> tuple[str, tuple[tuple[str, str], ...]]:
+        for kind in ("lock", "index"):  # of a dead process of ours, or of a disk that failed
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._own_file(kind))
         note = self._read_note()
         if note is None:
             return "", ()
@@ -487,18 +504,31 @@ class Publisher:
     # -- git's lock on the index
 
     def _lock_index(self, note: _Note) -> bool:
-        """Take git's own lock. What is in it says that it is ours; git only asks whether it is there."""
+        """Take git's own lock. What is in it says that it is ours; git only asks whether it is there.
+
+        It gets its name when its content is there: a crash never leaves a lock that nobody can tell from git's own.
+        """
         if not self._is_unlocked():
             return False
+        path, part = checkouts.lock_path(self.dirs), self._own_file("lock")
         try:
-            fd = os.open(checkouts.lock_path(self.dirs), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            _write_lock(part, note, os.O_TRUNC)
+            try:
+                os.link(part, path)
+            except FileExistsError:
+                raise
+            except OSError:  # a file system without hard links
+                _write_lock(path, note, os.O_EXCL)
         except FileExistsError:
             return False
-        try:
-            write_all(fd, _mark(note))
         finally:
-            os.close(fd)
+            with contextlib.suppress(OSError):  # it is in nobody's way
+                os.unlink(part)
         return True
+
+    def _own_file(self, kind: str) -> str:
+        """A file beside git's index; who holds the publish lock is the only one that writes it."""
+        return os.path.join(self.dirs.git_dir, f"ravi-{kind}")
 
     def _is_unlocked(self) -> bool:
         """True when nobody holds the lock; git does for milliseconds, and those are waited for."""
@@ -522,8 +552,6 @@ class Publisher:
             # after a power cut the file may be there without its content; whoever made it is gone
             if content == _mark(note) or (not content and note.boot != _boot() and _is_older_than_boot(path)):
                 os.unlink(path)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(self.dirs.git_dir, f"ravi-index-{note.token}"))
 
     def _locked_by(self) -> str:
         path = checkouts.lock_path(self.dirs)
@@ -692,6 +720,14 @@ def _telling(place: str) -> Iterator[None]:
 
 def _mark(note: _Note) -> bytes:
     return f"ravi {note.token}\n".encode()
+
+
+def _write_lock(path: str, note: _Note, flag: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flag, 0o666)
+    try:
+        write_all(fd, _mark(note))
+    finally:
+        os.close(fd)
 
 
 def _content(path: str) -> bytes:

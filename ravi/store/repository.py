@@ -206,7 +206,8 @@ class Repository:
             known.add(folder)
             if row["status"] not in CLOSED or number < _RECENT:
                 yield folder
-                yield f"{folder}/comments"
+                if os.path.isdir(os.path.join(self.root, folder, "comments")):  # one that comes later is noticed
+                    yield f"{folder}/comments"
         todo = [name for name in FOLDERS if os.path.isdir(os.path.join(self.root, name))]
         while todo:  # every folder that is not a task's own
             folder = todo.pop()

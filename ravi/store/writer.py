@@ -117,6 +117,7 @@ class Writer:
             self._wait(request)
         if not request.is_done:
             self._lead()
+        self.objects.release()
         if request.fault is not None:
             raise request.fault
         return request.result

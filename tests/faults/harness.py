@@ -370,7 +370,7 @@ def _repository(workspace: Workspace, may_have: tuple[str, ...]) -> Iterator[str
     inside = workspace.root / ".git"
     for place in inside.rglob("*"):
         name = str(place.relative_to(inside))
-        if not name.startswith("ravi/") and (name.endswith(".lock") or "next-index" in name or "ravi-index" in name):
+        if not name.startswith("ravi/") and re.search(r"\.lock$|next-index|^ravi-", name):
             yield f"left behind: .git/{name}"
         if name == "ravi/publish.json" or name.startswith("ravi/live/"):
             yield f"left behind: .git/{name}: {place.read_bytes()!r}"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import Daemon, Editor, Promises, check, eventually, git, orphans, ref
+from harness import Daemon, Editor, Promises, chance, check, eventually, git, orphans, ref, size, tree
 
 pytestmark = pytest.mark.fault
 
@@ -28,8 +28,9 @@ class Person:
                 return done.stdout.strip()
             said = done.stderr + done.stdout
             is_held = any(word in said for word in (".lock", "is at ", "cannot lock ref", "Unable to write index"))
+            is_early = words[0] == "switch" and "local changes" in said  # they are recorded, and published soon
             is_stash = words[0] == "stash" and "CONFLICT" not in said  # a quiet stash does not say why
-            assert is_held or is_stash, (words, done.returncode, said)
+            assert is_held or is_early or is_stash, (words, done.returncode, said)
             assert self.again < 500, words
             if words[0] == "merge":  # what could not be written down is still half done
                 subprocess.run(["git", "merge", "--abort"], cwd=self.workspace.root, capture_output=True)
@@ -67,6 +68,12 @@ class Scene:
         self.promises.task(name, makes="out.txt")
         return self.editor.new(name, agent)
 
+    def meanwhile(self) -> None:
+        """A task that is done while git is in the middle of something."""
+        name = f"meanwhile-{self.editor.count}"
+        self.task(name, "quick")
+        eventually(lambda: self.is_done(name))
+
     def forget(self, name: str) -> None:
         """A task that the person took back: it must be gone, and nobody may go on working at it."""
         self.promises.task(name, "missing")
@@ -93,10 +100,11 @@ def commit_all(scene: Scene) -> None:
 
 
 def commit_a_new_task(scene: Scene) -> None:
-    scene.task("by-hand", "quick")
-    scene.person.git("add", "tasks/editor/by-hand")
+    name = f"by-hand-{scene.editor.count}"
+    scene.task(name, "quick")
+    scene.person.git("add", f"tasks/editor/{name}")
     scene.person.git("commit", "-qm", "a task", ok=(0, 1))
-    eventually(lambda: scene.is_done("by-hand"))
+    eventually(lambda: scene.is_done(name))
 
 
 def amend(scene: Scene) -> None:
@@ -104,6 +112,24 @@ def amend(scene: Scene) -> None:
     scene.person.git("commit", "-qam", "first try")
     scene.person.note("amended-second")
     scene.person.git("commit", "-qa", "--amend", "-m", "second try")
+
+
+def commit_in_an_editor(scene: Scene) -> None:
+    """While the message is being written, a task is saved and recorded; it is not in the commit, nor deleted by it."""
+    scene.person.note("with-a-long-message")
+    scene.person.git("add", "notes.txt")
+    written = scene.gate.with_name("written")
+    editor = f"sh -c 'while [ ! -e {written} ]; do sleep 0.01; done; echo words > \"$1\"' -"
+    with subprocess.Popen(
+        ["git", "commit", "-q"], cwd=scene.workspace.root, env={**scene.workspace.environ, "GIT_EDITOR": editor}
+    ) as commit:
+        name = f"while-writing-{scene.editor.count}"
+        path = scene.task(name, "quick")
+        eventually(lambda: path in tree(scene.workspace))
+        written.touch()
+        assert commit.wait() == 0
+    eventually(lambda: scene.is_done(name))
+    written.unlink()
 
 
 def amend_what_ravi_made(scene: Scene) -> None:
@@ -120,8 +146,7 @@ def stage_a_task(scene: Scene) -> None:
     scene.editor.add(scene.note)
     scene.person.git("add", scene.note)
     scene.editor.add(scene.note)  # and a line that is not staged
-    scene.task("meanwhile", "quick")
-    eventually(lambda: scene.is_done("meanwhile"))
+    scene.meanwhile()
     scene.person.git("commit", "-qm", "what was staged", ok=(0, 1))
 
 
@@ -151,8 +176,7 @@ def switch_with_an_older_tree(scene: Scene) -> None:
 def stash_and_pop(scene: Scene) -> None:
     scene.person.note("stashed")
     scene.person.git("stash", "-q")
-    scene.task("meanwhile", "quick")
-    eventually(lambda: scene.is_done("meanwhile"))
+    scene.meanwhile()
     scene.person.git("stash", "pop", "-q")
 
 
@@ -244,9 +268,9 @@ def revert_a_run(scene: Scene) -> None:
 
 
 def pack_everything(scene: Scene) -> None:
-    scene.person.git("gc", "-q", "--prune=now")
     scene.person.git("pack-refs", "--all")
     scene.person.git("repack", "-adq")
+    scene.person.git("gc", "-q", "--prune=now")  # last: a bare repack leaves what it drops in the commit graph
 
 
 def move_a_task(scene: Scene) -> None:
@@ -258,6 +282,8 @@ def move_a_task(scene: Scene) -> None:
 def restore_a_file(scene: Scene) -> None:
     scene.editor.add(scene.note)
     eventually(lambda: scene.editor.name in git(scene.workspace, "show", f"refs/ravi/main:{scene.note}").decode())
+    # what is in no commit yet, `git clean` takes for good
+    eventually(lambda: "??" not in scene.person.git("status", "--porcelain", "-uall"))
     scene.person.git("checkout", "-q", "HEAD~1", "--", "notes.txt")
     scene.person.git("clean", "-qfd")
 
@@ -265,12 +291,16 @@ def restore_a_file(scene: Scene) -> None:
 DEEDS: dict[str, Do] = {
     deed.__name__: deed
     for deed in (
-        commit_all, commit_a_new_task, amend, amend_what_ravi_made, stage_and_leave, stage_a_task, add_everything,
-        switch_and_back, switch_with_an_older_tree, stash_and_pop, stash_a_task, rebase, rebase_a_branch, merge,
-        merge_that_takes_a_while, cherry_pick, reset_hard, reset_past_a_task, reset_past_a_run, reset_soft,
-        revert_own, revert_a_run, pack_everything, move_a_task, restore_a_file,
+        commit_all, commit_a_new_task, commit_in_an_editor, amend, amend_what_ravi_made, stage_and_leave, stage_a_task,
+        add_everything, switch_and_back, switch_with_an_older_tree, stash_and_pop, stash_a_task, rebase,
+        rebase_a_branch, merge, merge_that_takes_a_while, cherry_pick, reset_hard, reset_past_a_task, reset_past_a_run,
+        reset_soft, revert_own, revert_a_run, pack_everything, move_a_task, restore_a_file,
     )
 }  # fmt: skip
+ANY_ORDER = (
+    commit_all, commit_a_new_task, commit_in_an_editor, amend, stage_a_task, add_everything, switch_with_an_older_tree,
+    stash_and_pop, stash_a_task, pack_everything, restore_a_file,
+)  # fmt: skip
 STAGED = {"stage_and_leave": ("notes.txt",), "stash_and_pop": ("notes.txt",), "restore_a_file": ("notes.txt",)}
 TAKEN_BACK = {"revert_a_run", "reset_past_a_task", "reset_past_a_run"}
 
@@ -302,3 +332,21 @@ def test_a_person_with_git_loses_nothing_and_work_goes_on(deed: str, scene: Scen
         may_have=STAGED.get(deed, ()),
     )
     figures(lost=found.lost, doubled=found.doubled, half=found.half, typed_again=scene.person.again)
+
+
+def test_a_person_may_do_one_thing_with_git_after_the_other(scene: Scene, figures):
+    """In any order, while tasks come and go."""
+    rng = chance("person")
+    course = [rng.choice(ANY_ORDER) for _ in range(size(10, 300))]
+    scene.gate.touch()
+    with Daemon(scene.workspace) as daemon:
+        daemon.until(daemon.is_leading)
+        for number, deed in enumerate(course):
+            scene.task(f"task-{number}", "quick")
+            deed(scene)
+        scene.person.git("commit", "-qam", "what is left", ok=(0, 1))
+        daemon.until(lambda: all(map(scene.is_done, scene.promises.makes)))
+        assert daemon.stop() == 0, daemon.said()
+        assert "Traceback" not in daemon.said(), daemon.said()
+    found = check(scene.workspace, scene.promises, ledger=scene.ledger)
+    figures(deeds=len(course), lost=found.lost, doubled=found.doubled, half=found.half, typed_again=scene.person.again)

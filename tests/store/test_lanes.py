@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ravi.errors import Malformed
+from ravi.errors import Malformed, NotFound
 from ravi.store import lanes as lanes_module
 from ravi.store.git import find
 from ravi.store.lanes import Collected, Lane, Lanes
@@ -356,12 +356,26 @@ def test_outputs_that_became_a_link_delete_nothing(lane: Lane, lanes: Lanes, tmp
 
 def test_a_lane_that_was_replaced_brings_nothing(lane: Lane, lanes: Lanes, tmp_path: Path) -> None:
     Path(lane.path).rename(tmp_path / "away")
-    assert refusals(lanes.collect(lane, only_outputs)) == "the lane is not there: No such file or directory"
+    with pytest.raises(NotFound, match="deleted or replaced"):
+        lanes.collect(lane, only_outputs)
     Path(lane.path).symlink_to(tmp_path / "away")
-    assert lanes.collect(lane, only_outputs).changes == {}
+    with pytest.raises(NotFound):
+        lanes.collect(lane, only_outputs)
     Path(lane.path).unlink()
     write(lane, f"{TASK}/outputs/x", "x")
-    assert lanes.collect(lane, only_outputs) == Collected({}, ("another folder lies in the place of the lane",))
+    with pytest.raises(NotFound):
+        lanes.collect(lane, only_outputs)
+
+
+def test_a_lane_that_goes_while_it_is_read_brings_nothing(lane: Lane, lanes: Lanes, tmp_path: Path) -> None:
+    def gone(path: str) -> bool:
+        if os.path.exists(lane.path):
+            os.rename(lane.path, tmp_path / "away")
+        return True
+
+    write(lane, f"{TASK}/elsewhere", "x")
+    with pytest.raises(NotFound):
+        lanes.collect(lane, gone)
 
 
 def test_a_file_may_take_the_place_of_a_folder_and_the_other_way_round(
