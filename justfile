@@ -4,7 +4,7 @@ default: check
 
 # Install what is needed and run all tests.
 test:
-    python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]' && .venv/bin/pytest -q -n 2
+    python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]' && .venv/bin/pytest -q -n 4 --dist worksteal
 
 # Tests, style, types, and the demo: the same lines as CI.
 check:

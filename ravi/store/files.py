@@ -1,6 +1,7 @@
 """One batch of files on its way into the checkout: written beside their places, exchanged, looked over, swept.
 
-Whatever a crash leaves behind can be told by its content: it is the old version, the new one, or somebody's own.
+Whatever a crash leaves behind can be told: by its name when it is half written, else by its content, which is the old
+version, the new one, or somebody's own.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ from ravi.store.exchange import ASIDE, Folders, Lying
 from ravi.store.objects import FOLDER, SUBMODULE, Difference, Objects, TreeEntry, check_path
 
 PREFIX = ".ravi-"  # how every temporary name of ours begins
+PART = ".part"  # how the name of one that is not whole yet ends
 _FEW = 8  # files up to which each is synced by itself; more, and the whole file system is asked once
 
 State = Literal["old", "new", "edited", "blocked"]
@@ -54,6 +56,7 @@ class Batch:
         self._minds_modes = minds_modes
         self._numbers = {difference.path: n for n, difference in enumerate(differences)}
         self._going = {path for path, _, new in differences if new is None}
+        self._begun: set[str] = set()
         self._prepared: set[str] = set()
         self._made: dict[str, os.stat_result] = {}
         self._done: set[str] = set()
@@ -100,6 +103,8 @@ class Batch:
                 self._write(difference, data, seen[difference.path].stat, durable=alone)
         if durable and not alone:
             _sync_all(self.folders.root)
+        for path in sorted(self._begun):
+            self._name(path)
 
     def put(self, difference: Difference, seen: Seen) -> bool:
         """Exchange one file; False when its path has to be held, because somebody else was there."""
@@ -109,6 +114,7 @@ class Batch:
         try:
             if new is not None and path not in self._prepared:
                 self._write(difference, self._objects.blob(new.oid), seen.stat, durable=True)
+                self._name(path)
             folder, name = self.folders.at(path)
         except (FileNotFoundError, NotADirectoryError):
             return new is None
@@ -168,12 +174,13 @@ class Batch:
 
     def drop(self) -> None:
         """Take back what `prepare` wrote, when it comes to nothing."""
-        for path in sorted(self._prepared):
-            with contextlib.suppress(OSError):
-                folder, _ = self.folders.at(path)
-                os.unlink(self._temporary(path), dir_fd=folder)
-                self.folders.prune(path)
-        self._prepared.clear()
+        for paths, suffix in ((self._begun, PART), (self._prepared, "")):
+            for path in sorted(paths):
+                with contextlib.suppress(OSError):
+                    folder, _ = self.folders.at(path)
+                    os.unlink(self._temporary(path) + suffix, dir_fd=folder)
+                    self.folders.prune(path)
+            paths.clear()
 
     def stat(self, path: str) -> os.stat_result | None:
         """The system's word on a file that we put there; None when somebody has touched it since.
@@ -213,14 +220,23 @@ class Batch:
     def _write(self, difference: Difference, data: bytes, like: os.stat_result | None, *, durable: bool) -> None:
         assert difference.new is not None
         folder, _ = self.folders.at(difference.path, make=True)
-        self._prepared.add(difference.path)  # before it is there: half a file is taken back too
-        name = self._temporary(difference.path)
+        self._begun.add(difference.path)  # before it is there: half a file is taken back too
+        name = self._temporary(difference.path) + PART
         made = exchange.write_temporary(folder, name, difference.new.mode, data, like, durable=durable)
         self._made[difference.path] = made
+
+    def _name(self, path: str) -> None:
+        """Give what `_write` has written its name, from which it is exchanged: what has it is whole."""
+        folder, _ = self.folders.at(path)
+        exchange.move(folder, self._temporary(path) + PART, self._temporary(path))
+        self._begun.discard(path)
+        self._prepared.add(path)
 
     def _cleared(self, difference: Difference, *, is_removed: bool) -> Iterator[Leftover]:
         path, old, new = difference
         temporary = self._temporary(path)
+        with contextlib.suppress(OSError):
+            os.unlink(temporary + PART, dir_fd=self.folders.at(path)[0])
         for name in (temporary + ASIDE, temporary):
             try:
                 folder, target = self.folders.at(path)

@@ -594,6 +594,24 @@ def test_a_disk_that_fails_says_so_and_the_next_try_completes_it(desk, call):
     check(desk)
 
 
+@pytest.mark.parametrize("size", [0, 5])
+def test_half_a_file_that_a_crash_left_is_not_taken_for_somebodys_text(desk, size):
+    desk.change(TASK, status="done")
+    code = (
+        "import desk, os; from pathlib import Path\nfrom ravi.store import exchange\n"
+        "def half(fd, data):\n    os.write(fd, data[:int(sys.argv[2])])\n    os._exit(9)\n"
+        "exchange.write_all = half\ndesk.opened(Path(sys.argv[1]), durable=True).publish()\n"
+    )
+    done = subprocess.run(python(code, desk.root, size), env=os.environ | PLAIN, check=False)
+    assert done.returncode == 9
+    assert desk.leftovers() != []
+    desk.publish()
+    assert "status: done" in desk.read(TASK)
+    assert desk.is_level()
+    assert desk.leftovers() == []
+    assert "meanwhile" not in desk.git("log", "--format=%s", "refs/ravi/main")
+
+
 def test_a_full_disk_leaves_every_file_whole(desk, monkeypatch):
     desk.change(TASK, status="done")
 
