@@ -23,9 +23,9 @@ demo:
 docs:
     .venv/bin/python -m ravi.cli.reference > docs/cli.md
 
-# Measure; takes minutes.
+# Measure; a quarter of an hour on a machine that does nothing else.
 bench:
-    RAVI_BENCH=1 .venv/bin/pytest -q -s -m bench
+    .venv/bin/python -m tests.bench
 
 # Every fault test in full size; takes an hour.
 faults:

@@ -47,7 +47,8 @@ def _rows(face: Face, rows: list[dict[str, Any]]) -> str:
 
 
 def _page(face: Face, agent: dict[str, Any]) -> str:
-    keys = ("runner", "model", "concurrency", "sandbox", "problem", "path")
+    keys = ("runner", "model", "concurrency", "problem", "path")
     head = [(key, str(agent[key])) for key in keys if agent[key]]
+    head.append(("sandbox", f"{agent['sandbox']}; its programs run with your rights"))
     head += [(key, " ".join(agent[key])) for key in ("command", "open", "running") if agent[key]]
     return "\n\n".join(part for part in (face.output.table(head), agent["instructions"].strip()) if part)

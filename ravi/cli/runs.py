@@ -18,7 +18,7 @@ def runs() -> None:
 @runs.command("list")
 @click.option("--task", "-t", default="", help="Only the runs of a task.")
 @click.option("--agent", "-a", default="", help="Only an agent's.")
-@click.option("--status", "-s", default="", help="Only with this status.")
+@click.option("--status", "-s", default="", help="Only with this status, or these: `a,b`.")
 @click.option("--limit", "-n", type=click.IntRange(min=1), default=50, help="At most so many; 50 unless said.")
 @click.pass_obj
 def list_(face: Face, /, **wanted: Any) -> None:

@@ -133,8 +133,12 @@ def _task(task: Task, view: View, now: datetime, cause: Cause, max_depth: int) -
     agent = view.agent(task.assignee) if task.assignee else None
     if agent is None or agent.problem:
         return
+    note = ""
     if task.repo:
         note = "`repo:` needs a worktree of another repository, which this version does not make"
+    elif agent.sandbox == "required":
+        note = f"agent {agent.name} must be walled in (`sandbox: required`), and this version builds no walls"
+    if note:
         yield Settle(task.id, {"status": BLOCKED, "blocker": note}, f"task {task.id}: blocked, {note}", cause)
         return
     failed = [t for t in (view.task(id) for id in task.depends_on) if t and t.status in (FAILED, CANCELLED)]

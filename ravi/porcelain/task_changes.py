@@ -141,7 +141,7 @@ def block(app: App, id: str, reason: str) -> dict[str, Any]:
 
 def cancel(app: App, id: str, reason: str = "") -> dict[str, Any]:
     """Close a task that shall not be done; a live run of it is stopped."""
-    changes = {"status": tasks.CANCELLED, **({"summary": reason} if reason else {})}
+    changes = {"status": tasks.CANCELLED, "blocker": None, **({"summary": reason} if reason else {})}
     return _change(app, id, "tasks.cancel", changes, "cancelled", refuse=tasks.CLOSED)
 
 
@@ -165,11 +165,11 @@ def _close(app: App, id: str, status: str, text: str) -> dict[str, Any]:
         if run is not None:
             app.repository.declare(run.id, status, text, app.signature())
             return app.task_json(replace(task, summary=text), view)
-    key = "summary" if status == tasks.DONE else "blocker"
-    word = "done" if status == tasks.DONE else "blocked"
-    return _change(
-        app, id, f"tasks.{word}", {"status": status, **({key: text} if text else {})}, word, refuse=tasks.CLOSED
-    )
+    if status == tasks.DONE:  # nobody has to do anything any more
+        changes = {"status": status, "blocker": None, **({"summary": text} if text else {})}
+        return _change(app, id, "tasks.done", changes, "done", refuse=tasks.CLOSED)
+    changes = {"status": status, **({"blocker": text} if text else {})}
+    return _change(app, id, "tasks.blocked", changes, "blocked", refuse=tasks.CLOSED)
 
 
 def _change(

@@ -1,6 +1,7 @@
 """Bytes that survive a power cut: written whole, synced, renamed, and their folder synced."""
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -39,9 +40,12 @@ def writing(place: str) -> Iterator[None]:
     try:
         yield
     except OSError as fault:
+        is_ours_to_read = fault.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
         raise Unavailable(
             f"{fault.filename or place}: {fault.strerror or fault}; nothing was recorded",
-            hint="make room or mend the disk, then ask again",
+            hint="you may only read here; get the right to write, or work in a clone of your own"
+            if is_ours_to_read
+            else "make room or mend the disk, then ask again",
         ) from fault
 
 

@@ -126,16 +126,20 @@ class IndexView:
         return found[0] if found else self._live.get(id)
 
     def all_runs(self, *, task: str = "", agent: str = "", status: str = "", limit: int | None = None) -> "list[Run]":
-        """Runs of all tasks, newest first; only those of a task, of an agent, with a status."""
-        wanted = {name: text for name, text in (("task", task), ("agent", agent), ("status", status)) if text}
-        live = [run for run in self._live.values() if all(getattr(run, k) == v for k, v in wanted.items())]
+        """Runs of all tasks, newest first; only those of a task, of an agent, with one of the statuses `a,b`."""
+        told = (("task", task), ("agent", agent), ("status", status))
+        wanted = {name: [word.strip() for word in text.split(",")] for name, text in told if text}
+        live = [run for run in self._live.values() if all(getattr(run, k) in words for k, words in wanted.items())]
         clause = (
-            "".join(" AND t.id = ?" if name == "task" else f" AND r.{name} = ?" for name in wanted)
+            "".join(
+                f" AND {'t.id' if name == 'task' else f'r.{name}'} IN ({', '.join('?' * len(words))})"
+                for name, words in wanted.items()
+            )
             + " ORDER BY r.started DESC, r.id"
         )
         if limit is not None:
             clause += f" LIMIT {int(limit)}"
-        found = [*live, *self._runs(clause, tuple(wanted.values()))]
+        found = [*live, *self._runs(clause, tuple(word for words in wanted.values() for word in words))]
         found.sort(key=lambda run: run.id)
         found.sort(key=lambda run: run.started, reverse=True)
         return found if limit is None else found[:limit]

@@ -77,7 +77,19 @@ class Repository:
 
     @cached_property
     def index(self) -> Index:
-        return Index(os.path.join(self.private, "index.sqlite"), lambda: self.objects)
+        return Index(os.path.join(self._index_folder(), "index.sqlite"), lambda: self.objects)
+
+    def _index_folder(self) -> str:
+        """`.ravi`; for who may only read here, a folder of their own."""
+        above = self.private if os.path.isdir(self.private) else self.root
+        if os.access(above, os.W_OK):
+            return self.private
+        import hashlib
+
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        folder = os.path.join(cache, "ravi", hashlib.sha256(os.fsencode(self.root)).hexdigest()[:16])
+        os.makedirs(folder, exist_ok=True)
+        return folder
 
     @cached_property
     def lanes(self) -> "Lanes":

@@ -1,9 +1,8 @@
 """A launch, measured: from the order to the agent's exec and to the run's end, alone and fifty at once; and a lane.
 
-RAVI_BENCH=1 pytest tests/bench/bench_launch.py -s        (or: python tests/bench/bench_launch.py)
+python -m tests.bench.bench_launch
 """
 
-import os
 import statistics
 import subprocess
 import tempfile
@@ -11,8 +10,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from ravi.runners.base import Order
 from ravi.runners.process import Processes
@@ -116,17 +113,10 @@ def measure_lane(folder: Path) -> float:
     return median
 
 
-def report(folder: Path) -> tuple[float, float]:
+def report(folder: Path) -> None:
     print(f"\n{'ms':48}{'best':>9}{'median':>9}{'p99':>9}")
-    return measure_launch(folder), measure_lane(folder / "workspace")
-
-
-@pytest.mark.bench
-@pytest.mark.skipif(not os.environ.get("RAVI_BENCH"), reason="set RAVI_BENCH=1")
-def test_a_launch_takes_five_milliseconds_and_a_lane_no_more(tmp_path: Path) -> None:
-    launch_ms, lane_ms = report(tmp_path)
-    assert launch_ms <= 5
-    assert lane_ms <= 5
+    measure_launch(folder)
+    measure_lane(folder / "workspace")
 
 
 if __name__ == "__main__":

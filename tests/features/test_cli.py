@@ -1,6 +1,10 @@
 """The command line: JSON shapes, exit codes, words. What scripts hold on to."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -195,3 +199,50 @@ def test_until_idle_gives_up_at_its_time_limit(workspace):
     told = workspace.run("up", "--until-idle", "--timeout", "3s", "--json", code=3)
     assert json.loads(told.err)["code"] == "timeout"
     assert workspace.json("runs", "show", "long.1")["status"] == "interrupted"
+
+
+def test_runs_may_be_listed_by_several_statuses(lived_in):
+    lived_in.agent("breaker", "exit 3\n")
+    lived_in.task("broken", "breaker", "attempts: 1\n")
+    lived_in.up(code=1)
+    assert [run["id"] for run in lived_in.json("runs", "list", "-s", "dead, succeeded")] == ["broken.1", "greet.1"]
+    assert [run["id"] for run in lived_in.json("runs", "list", "-s", "dead")] == ["broken.1"]
+
+
+def test_an_agent_that_must_be_walled_in_does_not_run_without_walls(workspace):
+    workspace.agent("locked", "touch ran\n", "sandbox: required\n")
+    workspace.task("risky", "locked")
+    workspace.up()
+    task = workspace.json("tasks", "show", "risky")
+    assert (task["status"], task["runs"]) == ("blocked", [])
+    assert "sandbox: required" in task["blocker"]
+    assert "your rights" in workspace.run("agents", "show", "locked").out
+
+
+def test_who_closes_a_blocked_task_has_done_what_it_waited_for(lived_in):
+    lived_in.run("tasks", "new", "Ask", "--id", "ask")
+    lived_in.run("tasks", "block", "ask", "which colour?")
+    assert lived_in.json("tasks", "show", "ask")["blocker"] == "which colour?"
+    assert lived_in.json("tasks", "done", "ask")["blocker"] == ""
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv, to give up root's right to write")
+def test_who_may_only_read_is_answered(lived_in, tmp_path):
+    def asked(*words: str) -> subprocess.CompletedProcess[str]:
+        powers = ["setpriv", "--bounding-set=-dac_override"] if os.geteuid() == 0 else []
+        return subprocess.run(
+            [*powers, sys.executable, "-m", "ravi", *words], check=False, cwd=lived_in.root, text=True,
+            capture_output=True, env={**lived_in.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")},
+        )  # fmt: skip
+
+    shutil.rmtree(lived_in.root / ".ravi")
+    subprocess.run(["chmod", "-R", "u-w", lived_in.root], check=True)
+    try:
+        for words in (("tasks", "list", "--all"), ("tasks", "show", "greet"), ("status",), ("log",), ("runs",)):
+            done = asked(*words)
+            assert (done.returncode, done.stderr) == (0, ""), words
+        refused = asked("tasks", "comment", "greet", "hello")
+        assert refused.returncode == 7
+        assert "you may only read here" in refused.stderr
+    finally:
+        subprocess.run(["chmod", "-R", "u+w", lived_in.root], check=True)
