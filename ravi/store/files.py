@@ -5,6 +5,7 @@ version, the new one, or somebody's own.
 """
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from ravi.store.objects import FOLDER, SUBMODULE, Difference, Objects, TreeEntry
 
 PREFIX = ".ravi-"  # how every temporary name of ours begins
 PART = ".part"  # how the name of one that is not whole yet ends
+_DISK = frozenset({errno.EIO, errno.ENOSPC, errno.EROFS, errno.EDQUOT})  # what a failing disk says
 _FEW = 8  # files up to which each is synced by itself; more, and the whole file system is asked once
 
 State = Literal["old", "new", "edited", "blocked"]
@@ -161,9 +163,12 @@ class Batch:
             if left == "unknown":
                 yield from self._cleared(difference, is_removed=difference.path in self._done)
             elif left == "old":
-                with contextlib.suppress(OSError):
+                try:
                     folder, _ = self.folders.at(difference.path)
                     os.unlink(self._temporary(difference.path), dir_fd=folder)
+                except OSError as fault:
+                    if fault.errno in _DISK:  # the journal stays, and it is swept when the disk is well again
+                        raise
 
     def sweep_all(self, is_removed: Callable[[str], bool]) -> Iterator[Leftover]:
         """The same after a crash, when nobody remembers what was left. A file that was on its way out is gone for

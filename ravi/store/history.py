@@ -62,12 +62,11 @@ class MainLine:
 
     def record(self, event: Event) -> bool:
         """Commit an event; False when one with its id is recorded, also by somebody at the same moment."""
-        with self._repository.view() as view:
-            known, is_seen = view.commit, view.seen(event.id)
+        is_recorded = self._repository.recorded(event.id)
         author = Signature("ravi", "ravi@agents.invalid", int(self._repository.now().timestamp()))
 
         def propose(tip: Tip) -> Draft | None:
-            if is_seen or self._is_since(event.id, tip.commit, known):
+            if is_recorded(tip):
                 return None
             return Draft(message_of(event), {}, author, empty_ok=True)
 
@@ -106,15 +105,6 @@ class MainLine:
             self._line = [*start, *reversed(new)]
             self._place = {oid: number for number, oid in enumerate(self._line)}
         return True
-
-    def _is_since(self, event: str, tip: str | None, known: str) -> bool:
-        """True when a commit after `known` records this event."""
-        while tip is not None and tip != known:
-            commit = self._repository.objects.commit(tip)
-            if trailers.parse(commit.message).trailers.get("Ravi-Event") == event:
-                return True
-            tip = commit.parents[0] if commit.parents else None
-        return False
 
     def _events(self, since: str | None, oid: str) -> tuple[Event, ...]:
         objects = self._repository.objects

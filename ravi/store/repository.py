@@ -141,6 +141,24 @@ class Repository:
         with index.view(self.unmerged(), now=stamp(self.now())) as view:
             yield view
 
+    def recorded(self, event: str) -> "Callable[[Tip], str | None]":
+        """Which commit of the main line records an event, for a draft to ask of its tip; None when none does."""
+        from ravi.core import trailers
+
+        with self.view() as view:
+            known, found = view.commit, view.event_commit(event)
+
+        def at(tip: "Tip") -> str | None:
+            here = tip.commit
+            while found is None and here is not None and here != known:  # what came since we looked
+                commit = self.objects.commit(here)
+                if trailers.parse(commit.message).trailers.get("Ravi-Event") == event:
+                    return here
+                here = commit.parents[0] if commit.parents else None
+            return found
+
+        return at
+
     def unmerged(self) -> "Mapping[str, Run]":
         """What the branch of each run says whose end is not on the main line, by run id."""
         return self.caught_up().live(self.refs)
