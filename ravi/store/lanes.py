@@ -1,6 +1,7 @@
 """Lanes: a run's own place to work, exported from a commit; and what may come back from there."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -11,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ravi.errors import Malformed, NotFound
+from ravi.errors import Malformed, NotFound, Unavailable
 from ravi.store import packs
-from ravi.store.durable import write_all
+from ravi.store.durable import write_all, writing
 from ravi.store.git import GitDirs
 from ravi.store.gitindex import GitIndex, Update
 from ravi.store.objects import (
@@ -129,17 +130,7 @@ class Lanes:
         deleted or replaced, also when that came to pass while it was read: what is missing then was not deleted by who
         worked in it.
         """
-        survey = _Survey(self._objects, lane, allowed)
-        try:
-            fd = os.open(lane.path, _OPEN_FOLDER)
-        except OSError:
-            raise _lost(lane) from None
-        try:
-            if _identity(os.fstat(fd)) != lane.root:
-                raise _lost(lane)
-            survey.look(fd, "", 0)
-        finally:
-            os.close(fd)
+        survey = self._surveyed(lane, allowed, is_patient=False)
         try:
             is_still = _identity(os.lstat(lane.path)) == lane.root
         except OSError:
@@ -147,6 +138,28 @@ class Lanes:
         if not is_still:
             raise _lost(lane)
         return survey.collected()
+
+    def _surveyed(self, lane: Lane, allowed: Callable[[str], bool], *, is_patient: bool) -> "_Survey":
+        survey = _Survey(self._objects, lane, allowed, is_patient=is_patient)
+        try:
+            with writing(lane.path):
+                fd = os.open(lane.path, _OPEN_FOLDER)
+        except Unavailable as fault:
+            if isinstance(fault.__cause__, (FileNotFoundError, NotADirectoryError)):
+                raise _lost(lane) from None
+            raise
+        try:
+            if _identity(os.fstat(fd)) != lane.root:
+                raise _lost(lane)
+            with writing(lane.path):
+                survey.look(fd, "", 0)
+        except Unavailable:
+            if is_patient:
+                raise
+            return self._surveyed(lane, allowed, is_patient=True)  # a disk may answer at the second time
+        finally:
+            os.close(fd)
+        return survey
 
     def remove(self, lane: Lane | str) -> bool:
         """Delete a lane, whatever lies in it. False when something resists; what is left is a `leftover`."""
@@ -233,8 +246,10 @@ class Lanes:
 class _Survey:
     """One look at a lane after its run."""
 
-    def __init__(self, objects: Objects, lane: Lane, allowed: Callable[[str], bool]) -> None:
+    def __init__(self, objects: Objects, lane: Lane, allowed: Callable[[str], bool], *, is_patient: bool) -> None:
+        """A file that the disk does not give is refused if `is_patient`, else raised as OSError."""
         self.objects, self.lane, self.allowed = objects, lane, allowed
+        self.is_patient = is_patient
         self.outputs = f"{lane.task}/outputs/" if lane.task else "outputs/"
         self.changes: dict[str, Change] = {}
         self.seen: set[str] = set()
@@ -268,6 +283,8 @@ class _Survey:
                     self.unseen += (path, path + "/")
                     self.refuse(path, f"{_KINDS.get(stat.S_IFMT(said.st_mode), 'no file')}; only plain files come back")
             except OSError as fault:
+                if fault.errno in _SHORT or (fault.errno == errno.EIO and not self.is_patient):
+                    raise
                 self.unseen += (path, path + "/")
                 self.refuse(path, f"it cannot be read: {fault.strerror}")
 
@@ -350,6 +367,7 @@ class _Survey:
         return Collected(self.changes, tuple(lines))
 
 
+_SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})  # the system has no more to give; it will have again
 _Node = dict[str, "TreeEntry | _Node"]
 _KINDS = {
     stat.S_IFLNK: "a symbolic link",
