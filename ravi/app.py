@@ -31,6 +31,7 @@ class App:
         self.environ = environ
         self.now = now or (lambda: datetime.now(UTC))
         self.notices: list[str] = []  # what the person should know though it is no fault
+        self.writes_out = True  # False where somebody else publishes what is recorded
         self.repository = Repository(root, self.now, lambda: self.settings.branch)
 
     @classmethod
@@ -132,6 +133,8 @@ class App:
 
     def publish(self, task: "Task | None" = None) -> None:
         """Write what is recorded out to branch, files and index, and the link to `task`; a hindrance is a notice."""
+        if not self.writes_out:
+            return
         if paused := self.repository.publish().paused:
             self.notices.append(f"recorded, but not written out yet: {paused}")
         if task is not None:

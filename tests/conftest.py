@@ -110,7 +110,7 @@ def workspace(tmp_path: Path, environ: dict[str, str]) -> Workspace:
     made = Workspace(root, environ)
     made.run("init")
     settings = made.read("ravi.yaml")
-    made.write("ravi.yaml", settings + "\nquiet: 50ms\n")
+    made.write("ravi.yaml", settings + "\nquiet: 50ms\nnats: off\n")
     return made
 
 

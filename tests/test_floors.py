@@ -22,7 +22,7 @@ FLOORS = {
 ABOVE_ITS_NEIGHBOUR = {("porcelain", "app")}  # porcelain are functions on an App
 LANDLORDS = {
     "git": {"store"}, "filelock": {"store"},
-    "watchdog": {"bus"},
+    "watchdog": {"bus"}, "nats": {"bus"},
     "yaml": {"core"}, "frontmatter": {"core"},
     "click": {"cli"},
 }  # fmt: skip

@@ -76,7 +76,7 @@ def event_in(commit: str, message: Message) -> Event | None:
         return None
     try:
         told = json.loads(message.body)
-        event = Event(**{**told, "commit": commit})
+        event = Event(**{"subject": "", **told, "commit": commit})
     except (ValueError, TypeError):
         return None
     is_sound = isinstance(event.depth, int) and isinstance(event.data, dict)

@@ -13,7 +13,7 @@ from ravi.bus.base import Bus, Delivery
 from ravi.core import event as kinds
 from ravi.core.event import Event
 from ravi.core.ids import derive_id
-from ravi.core.run import ref
+from ravi.core.run import Run, ref
 from ravi.core.times import stamp
 from ravi.engine.actions import Launch, Stop, WakeAt
 from ravi.engine.decide import decide
@@ -48,6 +48,7 @@ class Limits:
     max_depth: int = 24
     quiet: float = 1.0
     ingests: bool = True
+    follows: str = ""  # which other clone leads, in words: then nothing is decided or started here
 
 
 @dataclass(slots=True)
@@ -73,7 +74,10 @@ class Loop:
         monotonic: Callable[[], float],
         limits: Callable[[], Limits],
         say: Callable[[str], None],
+        turned: Callable[[], None] = lambda: None,
+        moved: Callable[[], None] = lambda: None,
     ) -> None:
+        """`turned` is called at every turn, `moved` when something was recorded; both must be quick."""
         self.repository = repository
         self.bus = bus
         self.now = now
@@ -81,6 +85,8 @@ class Loop:
         self.limits = limits()
         self._read_limits = limits
         self.say = say
+        self._turned = turned
+        self._moved = moved
         self.outcome = Outcome()
         self._inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._performer = performer(lambda run, result: self._inbox.put(_Ended(run, result)))
@@ -103,11 +109,20 @@ class Loop:
         """End soon: running agents are stopped, and run again at the next start. Safe in a signal handler."""
         self._inbox.put(_Stop(reason))
 
+    def runs(self) -> list[Run]:
+        """What is under way here; a copy, so that any thread may ask."""
+        return [running.run for running in list(self._performer.running.values())]
+
+    def queue(self) -> dict[str, int]:
+        """How many tasks wait for room, and how many for a moment. Any thread may ask."""
+        return {"ready": len(self._ready), "waiting": len(self._wakes)}
+
     def run(self, *, until_idle: bool = False, deadline: float | None = None) -> Outcome:
         """Work. The caller holds the leader lock and has begun an epoch. `deadline` is monotonic."""
         self.repository.publisher.finish()  # after an unclean end: first restore what was being written out, then look
         with self.repository.view() as view:
             self._performer.recover(view)
+        self._note("clones", self.limits.follows)
         bell = self._make_bell(lambda paths: self._inbox.put(_Look(paths)))
         self._publishing.start()
         try:
@@ -143,11 +158,24 @@ class Loop:
                 self._heed(self._inbox.get_nowait())
         except queue.Empty:
             pass
-        self.limits = self._read_limits()
+        followed, self.limits = self.limits.follows, self._read_limits()
+        if followed != self.limits.follows:
+            self._change_hands()
+        self._turned()
         now = self.monotonic()
         for run, (moment, result) in list(self._unfinished.items()):
             if moment <= now:
                 self._finish(run, result)
+
+    def _change_hands(self) -> None:
+        """Another clone leads from now on; or we do, and what it had under way ends here."""
+        self._note("clones", self.limits.follows)
+        self._ready.clear()
+        self._wakes.clear()
+        if not self.limits.follows:
+            with self.repository.view() as view:
+                self._performer.recover(view)
+            self._reconsider()
 
     def _moments(self, deadline: float | None) -> Iterator[float]:
         yield self.monotonic() + PULSE
@@ -242,6 +270,7 @@ class Loop:
         due = self.bus.due()
         if tip == self._tip and (due is None or due > self.monotonic()):
             return
+        self._moved()
         touched: set[str] = set()
         while deliveries := self.bus.receive(64):
             answered = [delivery for delivery in deliveries if self._answer(delivery)]
@@ -284,6 +313,8 @@ class Loop:
         if event.type == kinds.RUN_DEAD:
             self.outcome.died.append(event.subject)
         self._tell(event)
+        if self.limits.follows:
+            return
         for action in decide(event, view, self.now(), max_depth=self.limits.max_depth):
             match action:
                 case Launch():
@@ -324,7 +355,7 @@ class Loop:
 
     def _launch(self) -> None:
         """Start what is ready, most urgent first, as far as there is room."""
-        if not self._ready or self._stopping or not self._has_room():
+        if not self._ready or self._stopping or self.limits.follows or not self._has_room():
             return
         room = self._room()
         for launch in sorted(self._ready.values(), key=lambda one: (-one.priority, one.task)):

@@ -31,8 +31,8 @@ def new(
 ) -> dict[str, Any]:
     """Write a new task and return it. Raises NotFound for a parent or upstream that does not exist.
 
-    A run's child gets an id from its cause, so a retried run that creates it again gets the same task back.
-    `event` is the idempotency key of a delivery from outside.
+    A run's child gets an id from its cause, so a retried run that creates it again gets the same task back; so does who
+    delivers the same `event` (an idempotency key) again.
     """
     title = " ".join(title.split())
     if not title:
@@ -53,7 +53,8 @@ def new(
             if existing := view.task(id):
                 return app.task_json(existing, view)
         else:
-            id = str(front.pop("id", "") or new_id(title, os.urandom(4)))
+            suffixed = f"{slug(title)}-{event[:6]}" if event else new_id(title, os.urandom(4))
+            id = str(front.pop("id", "") or suffixed)
             event = event or derive_id("task.created", id, stamp(now))
         if not is_valid(id):
             raise UsageError(f"`{id}` is not an id", hint="ids are a-z, 0-9, `.`, `_` and `-`, at most 64 letters")
@@ -71,7 +72,11 @@ def new(
         task = tasks.parse(path, data)
         app.refuse_problems(task, view)
 
-        def propose(tip: Tip) -> Draft:
+        is_recorded = app.repository.recorded(event)
+
+        def propose(tip: Tip) -> Draft | None:
+            if is_recorded(tip):
+                return None
             if tip.read(path) is not None or app.repository.task_path(id):
                 raise Conflict(f"there is a task `{id}` already")
             return Draft(
@@ -96,8 +101,11 @@ def edit(app: App, id: str, changes: Mapping[str, Any], *, body: str | None = No
     return _change(app, id, "tasks.edit", changes, "edited", body=body)
 
 
-def comment(app: App, id: str, text: str) -> dict[str, Any]:
-    """Say something about a task; it is a file of its own in the task's comments/."""
+def comment(app: App, id: str, text: str, *, event: str = "") -> dict[str, Any]:
+    """Say something about a task; it is a file of its own in the task's comments/.
+
+    What is delivered again under the same `event` (an idempotency key) is said once.
+    """
     from ravi.core import comment as comments
 
     if not text.strip():
@@ -106,13 +114,14 @@ def comment(app: App, id: str, text: str) -> dict[str, Any]:
         task = find(view, id)
         app.permit("tasks.comment", task, view)
         now = app.now()
-        key = os.urandom(6).hex()
+        key = event or os.urandom(6).hex()
+        event = event or derive_id("comment", task.id, key)
         path = comments.place(task.folder, now, key)
         data = document.render(comments.front(app.actor.name, now), text.rstrip() + "\n")
-        message = Message(
-            f"task {task.id}: comment by {app.actor.name}", text, app.trailers(task, derive_id("comment", task.id, key))
-        )
-        app.repository.writer.record(lambda _: Draft(message, {path: data}, app.signature()))
+        message = Message(f"task {task.id}: comment by {app.actor.name}", text, app.trailers(task, event))
+        draft = Draft(message, {path: data}, app.signature())
+        is_recorded = app.repository.recorded(event)
+        app.repository.writer.record(lambda tip: None if is_recorded(tip) else draft)
         app.publish()
     return {"task": task.id, "author": app.actor.name, "created": stamp(now), "text": text.strip(), "path": path}
 

@@ -40,6 +40,10 @@ class MainLine:
         start = 0 if commit is None else self._place[commit] + 1
         return [(oid, self._events(None, oid)) for oid in self._line[start : start + limit]]
 
+    def events_of(self, commit: str) -> tuple[Event, ...]:
+        """What one commit of the main line made happen."""
+        return self._events(None, commit)
+
     def begin(self, name: str) -> None:
         """Have a consumer that never read here start at what is recorded now: a clone replays no old history."""
         tip = self._repository.tip()
@@ -134,6 +138,28 @@ class MainLine:
         data = self._repository.objects.read(tree, path)
         task = places.read(path, places.Place(places.TASK, place.folder), data) if data is not None else None
         return task.id if isinstance(task, Task) else ""
+
+
+class Note:
+    """A few bytes of our own in git, as a blob that a ref below `refs/ravi/` names. Durable on return."""
+
+    def __init__(self, repository: Repository, name: str) -> None:
+        self._repository = repository
+        self._ref = f"refs/ravi/{name}"
+
+    def read(self) -> bytes:
+        """What is there; empty where nothing was written yet."""
+        oid = self._repository.refs.read(self._ref)
+        return b"" if oid is None else self._repository.objects.blob(oid)
+
+    def write(self, data: bytes) -> None:
+        """Keep this instead."""
+        objects, refs = self._repository.objects, self._repository.refs
+        oid = objects.put_blob(data)
+        objects.flush()
+        if (before := refs.read(self._ref)) != oid:
+            refs.swap(self._ref, oid, before)
+        objects.release()
 
 
 def commits(root: str, *, limit: int, naming: Sequence[tuple[str, str]] = ()) -> list[str]:

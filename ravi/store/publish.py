@@ -334,9 +334,12 @@ class Publisher:
                     return Published(checkout.tip, paused=self._locked_by())
                 try:
                     self._checkpoint("locked")
-                    if not self._is_still(checkout) or not self._move_branch(checkout.tip, target):
+                    if not self._is_still(checkout):
                         return None
-                    is_begun = True
+                    is_begun = True  # from here on: a disk that says no may have moved the branch all the same
+                    if not self._move_branch(checkout.tip, target):
+                        is_begun = False
+                        return None
                     self._checkpoint("branch")
                     self._put_all(plan)
                     self._checkpoint("files")

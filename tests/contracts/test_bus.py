@@ -1,9 +1,10 @@
 """One suite, every bus: what a consumer may rely on, whatever carries the events."""
 
 import random
+import secrets
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,8 +12,11 @@ from pathlib import Path
 import pytest
 
 from ravi.bus.base import Bus, Dead, Delivery
+from ravi.bus.jetstream import JetStreamBus, Names
 from ravi.bus.log import LogBus
 from ravi.bus.memory import MemoryBus, Stream
+from ravi.bus.nats import Link, StreamSpec
+from ravi.bus.server import NatsServer
 from ravi.core.event import Event
 from ravi.store.history import MainLine
 from ravi.store.repository import Repository
@@ -53,9 +57,42 @@ class InTheLog(Backend):
         return LogBus(MainLine(repository), name, self.now)
 
 
-@pytest.fixture(params=["memory", "log"])
-def backend(request: pytest.FixtureRequest, tmp_path: Path):  # type: ignore[no-untyped-def]
-    made = InMemory() if request.param == "memory" else InTheLog(tmp_path / "w")
+class InJetStream(Backend):
+    def __init__(self, link: Link, stream: str) -> None:
+        super().__init__()
+        self.link = link
+        self.names = Names(
+            StreamSpec(f"{stream}_EVENTS", (f"{stream}.event.>",), max_age=3600, duplicate_window=3600),
+            StreamSpec(f"{stream}_DEAD", (f"{stream}.dead.>",)),
+            f"{stream}_cursors",
+        )
+
+    def open(self, name: str = "engine") -> Bus:
+        return JetStreamBus(self.link, self.names, name, self.now)
+
+
+@pytest.fixture(scope="module")
+def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Link]:
+    """A link to a server of our own; each test has streams of its own there."""
+    server = NatsServer(str(tmp_path_factory.mktemp("nats")))
+    link = Link(server.start())
+    link.start()
+    assert link.wait(10), link.fault
+    yield link
+    link.close()
+    server.stop()
+
+
+@pytest.fixture(params=["memory", "log", "jetstream"])
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
+    made: Backend
+    match request.param:
+        case "memory":
+            made = InMemory()
+        case "log":
+            made = InTheLog(tmp_path / "w")
+        case _:
+            made = InJetStream(request.getfixturevalue("link"), secrets.token_hex(4))
     yield made
     for close in made.closers:
         close()

@@ -227,7 +227,7 @@ def test_a_leader_that_was_stopped_for_a_while_is_deposed(is_at_work: bool, work
     ledger = agents(workspace, tmp_path)
     gate = tmp_path / "gate"
     slow = f'{WORKER}while [ ! -e "{gate}" ]; do sleep 0.02; done\n'
-    workspace.agent("slow", slow, f"env:\n  LEDGER: {ledger}\n")
+    workspace.agent("slow", slow, f"concurrency: 4\nenv:\n  LEDGER: {ledger}\n")
     workspace.up()
     editor = Editor(workspace, promises, "editor")
     rounds = size(2, 20)

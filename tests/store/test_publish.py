@@ -14,7 +14,7 @@ from ravi.core.trailers import Message
 from ravi.errors import Unavailable
 from ravi.store import exchange
 from ravi.store.checkout import person
-from ravi.store.refs import MAIN, PUBLISHED
+from ravi.store.refs import MAIN, PUBLISHED, Refs
 from ravi.store.writer import Draft
 
 
@@ -592,6 +592,26 @@ def test_a_disk_that_fails_says_so_and_the_next_try_completes_it(desk, call):
     assert "status: done" in desk.read(TASK)
     assert desk.is_level()
     check(desk)
+
+
+def test_a_branch_that_moved_though_the_disk_said_no_is_not_taken_for_the_persons_move(desk, monkeypatch):
+    desk.change(TASK, status="done")
+    swap = Refs.swap
+
+    def moved(refs: Refs, name: str, *rest: str | None, **more: str) -> None:
+        swap(refs, name, *rest, **more)
+        if name == "refs/heads/main":
+            raise OSError(5, "Input/output error", name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Refs, "swap", moved)
+        with pytest.raises(Unavailable, match="Input/output error"):
+            desk.publish()
+    desk.publish()
+    assert "status: done" in desk.read(TASK)
+    assert desk.is_level()
+    assert desk.leftovers() == []
+    assert desk.git("status", "--porcelain") == ""
 
 
 @pytest.mark.parametrize("size", [0, 5])
