@@ -37,7 +37,9 @@ def enter(app: App, door: str, data: bytes, *, key: str = "") -> dict[str, Any]:
         raise NotFound(f"{place}: there is no such door", hint=f"there are: {', '.join(subjects.DOORS)}")
     envelope = cloudevents.parse(data, place)
     event = derive_id("in", door, envelope.id or key or os.urandom(16).hex())
-    if (commit := _recorded(app, event)) is None:
+    with app.view() as view:
+        recorded = app.repository.recorded(event, view)
+    if (commit := recorded(app.repository.tip())) is None:
         match door:
             case "task":
                 _task(app, envelope, event, place)
@@ -47,7 +49,7 @@ def enter(app: App, door: str, data: bytes, *, key: str = "") -> dict[str, Any]:
                 _event(app, envelope, event, place, data)
             case _:
                 raise Refused(f"{place}: not yet; this version keeps no sessions and asks for no approvals")
-        commit = _recorded(app, event)
+        commit = recorded(app.repository.tip())
     assert commit is not None, "it was just recorded"
     message = trailers.parse(app.repository.objects.commit(commit).message)
     task = message.trailers.get("Ravi-Task", "")
@@ -106,11 +108,6 @@ def _event(app: App, envelope: Envelope, event: str, place: str, data: bytes) ->
     MainLine(app.repository).record(
         Event(event, kind, envelope.subject, envelope.source or "outside", stamp(app.now()), data=told)
     )
-
-
-def _recorded(app: App, event: str) -> str | None:
-    with app.view() as view:
-        return view.event_commit(event)
 
 
 def _object(envelope: Envelope, place: str) -> Mapping[str, Any]:

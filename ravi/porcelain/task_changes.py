@@ -72,10 +72,10 @@ def new(
         task = tasks.parse(path, data)
         app.refuse_problems(task, view)
 
-        is_recorded = app.repository.recorded(event)
+        recorded = app.repository.recorded(event, view)
 
         def propose(tip: Tip) -> Draft | None:
-            if is_recorded(tip):
+            if recorded(tip.commit):
                 return None
             if tip.read(path) is not None or app.repository.task_path(id):
                 raise Conflict(f"there is a task `{id}` already")
@@ -120,8 +120,8 @@ def comment(app: App, id: str, text: str, *, event: str = "") -> dict[str, Any]:
         data = document.render(comments.front(app.actor.name, now), text.rstrip() + "\n")
         message = Message(f"task {task.id}: comment by {app.actor.name}", text, app.trailers(task, event))
         draft = Draft(message, {path: data}, app.signature())
-        is_recorded = app.repository.recorded(event)
-        app.repository.writer.record(lambda tip: None if is_recorded(tip) else draft)
+        recorded = app.repository.recorded(event, view)
+        app.repository.writer.record(lambda tip: None if recorded(tip.commit) else draft)
         app.publish()
     return {"task": task.id, "author": app.actor.name, "created": stamp(now), "text": text.strip(), "path": path}
 

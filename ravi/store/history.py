@@ -66,11 +66,12 @@ class MainLine:
 
     def record(self, event: Event) -> bool:
         """Commit an event; False when one with its id is recorded, also by somebody at the same moment."""
-        is_recorded = self._repository.recorded(event.id)
+        with self._repository.view() as view:
+            recorded = self._repository.recorded(event.id, view)
         author = Signature("ravi", "ravi@agents.invalid", int(self._repository.now().timestamp()))
 
         def propose(tip: Tip) -> Draft | None:
-            if is_recorded(tip):
+            if recorded(tip.commit):
                 return None
             return Draft(message_of(event), {}, author, empty_ok=True)
 

@@ -141,15 +141,13 @@ class Repository:
         with index.view(self.unmerged(), now=stamp(self.now())) as view:
             yield view
 
-    def recorded(self, event: str) -> "Callable[[Tip], str | None]":
-        """Which commit of the main line records an event, for a draft to ask of its tip; None when none does."""
+    def recorded(self, event: str, view: Reading) -> "Callable[[str | None], str | None]":
+        """Which commit of the main line records an event, by what `view` knows and what lies between it and a tip."""
         from ravi.core import trailers
 
-        with self.view() as view:
-            known, found = view.commit, view.event_commit(event)
+        known, found = view.commit, view.event_commit(event)
 
-        def at(tip: "Tip") -> str | None:
-            here = tip.commit
+        def at(here: str | None) -> str | None:
             while found is None and here is not None and here != known:  # what came since we looked
                 commit = self.objects.commit(here)
                 if trailers.parse(commit.message).trailers.get("Ravi-Event") == event:
