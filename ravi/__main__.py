@@ -15,9 +15,12 @@ def main() -> None:
         if sys.stdout is not None:  # it may be closed
             sys.stdout.write(f"{line}\n")
         return
-    from ravi.cli.main import main as run
+    try:
+        from ravi.cli.main import main as run
 
-    code = run(sys.argv[1:])
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # while modules were loaded; from then on `run` answers it
+        code = 130
     os._exit(code)  # all is closed and flushed by now; taking the interpreter apart would only take 10 ms
 
 

@@ -8,6 +8,8 @@ from ravi.cli.main import Face, Noun
 from ravi.cli.output import plain
 from ravi.core.times import parse_duration
 
+_MOST = 20  # problems on the screen of `ravi status`
+
 
 class Duration(click.ParamType[float]):
     """`30s`, `5m`, or plain seconds."""
@@ -25,7 +27,9 @@ class Duration(click.ParamType[float]):
 @click.option(
     "--until-idle", is_flag=True, help="Work off everything, retries included, then exit: 0, or 1 if a run died."
 )
-@click.option("--timeout", type=Duration(), metavar="TIME", help="Give up after so long and exit 3.")
+@click.option(
+    "--timeout", type=Duration(), metavar="TIME", help="End after so long. With --until-idle it then exits 3."
+)
 @click.pass_obj
 def up(face: Face, /, until_idle: bool, timeout: float | None) -> int:  # noqa: FBT001 - click passes flags by name
     """Watch the workspace and run agents, in the foreground."""
@@ -236,7 +240,11 @@ def _status(face: Face, told: dict[str, Any]) -> str:
     if told["paused"]:
         rows.append(("paused", told["paused"]))
     rows += [("run", _run(run)) for run in told["runs"]]
-    rows += [("problem", _problem(p)) for p in told["problems"]]
+    if (nats := told["daemon"]["nats"]) and nats["url"] and not nats["connected"]:
+        rows.append(("nats", f"{nats['url']} is away: {nats['said']}"))
+    rows += [("problem", _problem(p)) for p in told["problems"][:_MOST]]
+    if (more := len(told["problems"]) - _MOST) > 0:
+        rows.append(("", f"and {more} more; `ravi check` shows all"))
     return face.output.table(rows)
 
 

@@ -1,6 +1,7 @@
 """`ravi init`, `ravi demo`: where one begins."""
 
 import os
+import shlex
 import sys
 from typing import Any
 
@@ -49,7 +50,7 @@ def _made(face: Face, told: dict[str, Any]) -> str:
         agent, task = (f"{ravi} agents", "who works"), (f"{ravi} tasks edit overview --status open", "what to do")
     steps = [agent, task, (f"{ravi} up", "watch, and run agents")]
     if told["workspace"] != os.path.realpath(os.getcwd()):
-        steps.insert(0, (f"cd {told['workspace']}", ""))
+        steps.insert(0, (f"cd {shlex.quote(told['workspace'])}", ""))
     return "\n".join([head, _indented(face.output.table(rows)), "next:", _indented(face.output.table(steps))])
 
 
@@ -63,7 +64,7 @@ def _seen(face: Face, told: dict[str, Any]) -> str:
     ]
     if told["kept"]:
         steps = [
-            f"cd {told['workspace']}",
+            f"cd {shlex.quote(told['workspace'])}",
             f"{ravi} tasks --all",
             f"{ravi} tree overview",
             f"{ravi} why overview",

@@ -77,7 +77,12 @@ def _key_options(command: Any) -> Any:
 
 
 def _text(body: str | None) -> str:
-    return sys.stdin.read() if body == "-" else body or ""
+    if body != "-":
+        return body or ""
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as fault:
+        raise UsageError(f"what comes from stdin is not UTF-8: {fault}") from None
 
 
 @tasks.command()

@@ -75,7 +75,21 @@ def _make_repository(path: str, root: str) -> bool:
             f"{path}: lies inside the repository {top}, and a workspace is the root of one",
             hint=f"`ravi init {top}` makes that one a workspace; `git init {path}` makes this folder a repository",
         )
+    if (other := _not_checked_out(root)) is not None:
+        raise Refused(
+            f"{path}: this clone has nothing checked out, and {other} holds a workspace",
+            hint=f"`git -C {path} switch {other.partition('/')[2]}`, then `ravi init {path}`",
+        )
     return False
+
+
+def _not_checked_out(root: str) -> str | None:
+    """The branch of a remote that holds a workspace, where this clone itself has no commit yet."""
+    if git.call(["rev-parse", "--verify", "--quiet", "HEAD"], root).code == 0:
+        return None
+    found = git.call(["for-each-ref", "--format=%(refname:lstrip=2)", "refs/remotes"], root).out.decode().split()
+    branches = [name for name in found if not name.endswith("/HEAD")]
+    return next((name for name in branches if git.call(["cat-file", "-e", f"{name}:{SETTINGS}"], root).code == 0), None)
 
 
 def _bare(root: str) -> str:

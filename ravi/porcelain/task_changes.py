@@ -230,6 +230,10 @@ def _change(
 
 def _look_at_assignee(app: App, task: Task, view: Reading) -> None:
     """Warn when the name is almost that of an agent: it may be a person's, and it may be a mistake."""
+    if os.path.exists(
+        os.path.join(app.root, "agents", task.assignee or ".", "AGENT.md")
+    ):  # saved, and not recorded yet
+        return
     names = [agent.name for agent in view.agents()] if task.assignee else []
     if names and task.assignee not in names and (near := app.near(task.assignee, names)):
         app.notices.append(f"no agent `{task.assignee}`; {near} a person has it then")

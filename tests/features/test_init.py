@@ -252,3 +252,13 @@ def test_git_leaves_line_ends_alone_and_merges_documents_by_field(tmp_path: Path
     merged = old.replace("draft", "review").replace("priority: 1", "priority: 2")
     assert (there / path).read_bytes() == merged.encode()
     assert subprocess.check_output(["git", "show", f"HEAD:{path}"], cwd=there) == merged.encode()
+
+
+def test_a_clone_with_nothing_checked_out_is_told_to_switch(tmp_path: Path, ravi: Run, git: Callable[..., str]) -> None:
+    ravi("init", str(tmp_path / "first"))
+    git(tmp_path, "clone", "-q", "--no-checkout", "first", "clone")
+    git(tmp_path / "clone", "symbolic-ref", "HEAD", "refs/heads/other")
+    refused = ravi("init", str(tmp_path / "clone"))
+    assert refused.returncode == 5
+    assert "origin/main holds a workspace" in refused.stderr
+    assert "switch main" in refused.stderr
