@@ -157,6 +157,11 @@ class Link:
         return self._wire.ready.is_set()
 
     @property
+    def life(self) -> int:
+        """How many connections there were: with each, the server may be another, or have lost something."""
+        return self._wire.life
+
+    @property
     def url(self) -> str:
         """The server it speaks with, or tried last; without credentials."""
         return self._wire.url
@@ -228,13 +233,15 @@ class Link:
         max_deliver: int = -1,
         max_ack_pending: int = 256,
         ahead: int = 63,
+        alone: bool = False,
     ) -> "Subscription":
         """Hand the messages of a stream to `on_message`, one after the other, in a thread of its own.
 
         The position is kept by the server under the name `durable`. What is not settled within `ack_wait` seconds of
         being handed out comes again, and so does, after a second, what `on_message` raised an exception for. `ahead`
         messages are fetched before their turn; with 0, one is fetched when `on_message` is free, and the rest is left
-        to others who consume under this name.
+        to others who consume under this name. Who is `alone` under it does not wait for `ack_wait` on a new connection:
+        what was handed out before, and not settled, comes at once.
         """
         config = {
             "durable_name": durable,
@@ -244,7 +251,7 @@ class Link:
             "max_ack_pending": max_ack_pending,
             **({"filter_subject": subject} if subject else {}),
         }
-        return self._wire.listen(_Consumer(self._wire, on_message, stream, config, ahead))
+        return self._wire.listen(_Consumer(self._wire, on_message, stream, config, ahead, alone))
 
     def subscribe(self, subject: str, on_message: Callable[[Message], None], *, queue: str = "") -> "Subscription":
         """Hand what is said on a subject from now on to `on_message`, in a thread of its own; nothing is kept.
@@ -390,10 +397,16 @@ class _Consumer(Subscription):
     """What a stream holds, pulled by a durable consumer: at most so much as can wait here."""
 
     def __init__(
-        self, wire: "_Wire", on_message: Callable[[Message], None], stream: str, config: dict[str, Any], ahead: int
+        self,
+        wire: "_Wire",
+        on_message: Callable[[Message], None],
+        stream: str,
+        config: dict[str, Any],
+        ahead: int,
+        alone: bool,  # noqa: FBT001 - as `consume` was told
     ) -> None:
         self.born = ""  # when the server made the consumer: another moment is another consumer
-        self._stream, self._config, self._most = stream, config, ahead + 1
+        self._stream, self._config, self._most, self._alone = stream, config, ahead + 1, alone
         self._left = 0  # messages that the open pull may still bring
         self._heard = 0.0
         self._gone = False  # the server does not know the consumer
@@ -408,10 +421,11 @@ class _Consumer(Subscription):
         inbox = line.client.new_inbox()
         ear = await line.client.subscribe(inbox, cb=self._arrived)
         try:
+            await self._bind(line, anew=self._alone)
             while True:
-                await self._bind(line)
                 self.begun.set()
                 await self._pull(line, inbox, news)
+                await self._bind(line)
         finally:
             with suppress(_nats_error(), TimeoutError):
                 if self._closed:  # all that was fetched comes again at once, also what the server sends just now
@@ -421,8 +435,8 @@ class _Consumer(Subscription):
                 else:
                     await ear.unsubscribe()
 
-    async def _bind(self, line: "_Line") -> None:
-        """Have the stream and the consumer, however long it takes."""
+    async def _bind(self, line: "_Line", *, anew: bool = False) -> None:
+        """Have the stream and the consumer, however long it takes; `anew` forgets what was handed out."""
         import asyncio
 
         name = self._config["durable_name"]
@@ -432,6 +446,9 @@ class _Consumer(Subscription):
             try:
                 async with asyncio.timeout(_PATIENCE):
                     await self._wire.furnish_again(line, self._stream)
+                    if anew:
+                        with suppress(NotFound):
+                            await _ask(line, f"$JS.API.CONSUMER.DELETE.{self._stream}.{name}")
                     found = await _ask(line, f"$JS.API.CONSUMER.CREATE.{path}", question)
             except (RaviError, TimeoutError, _nats_error()) as fault:
                 self._wire.fault = f"consumer {name} of {self._stream}: {_in_words(fault)}"
@@ -518,7 +535,7 @@ class _Receipt:
 
     def _check(self) -> None:
         if self.born != self.consumer.born:
-            raise Unavailable(f"{self.subject}: the server lost the stream that held it")
+            raise Unavailable(f"{self.subject}: the server lost the stream that held it, or hands it out anew")
 
 
 class _Line(NamedTuple):
@@ -537,6 +554,7 @@ class _Wire:
             raise UsageError("nats: there is no url", hint="write nats://HOST:PORT")
         self.url = places[0]
         self.fault = "the link was not started"
+        self.life = 0
         self._address = address
         self._on_change = on_change
         self._gate = threading.Lock()  # nothing reaches the loop after it was closed
@@ -739,6 +757,7 @@ class _Wire:
 
     async def _serve(self, line: _Line) -> None:
         self._line, self.fault = line, ""
+        self.life += 1
         self.ready.set()
         try:
             self._feed()

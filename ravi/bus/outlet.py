@@ -74,10 +74,10 @@ class Marks:
             return f"stream {state.name} went back from message {last:,} to {state.last_seq:,}"
         return ""
 
-    def before(self, state: StreamState) -> str:
-        """The newest commit up to which a stream that has lost something holds everything, as far as we know."""
-        held = [commit for seq, commit in self.points if seq <= state.last_seq and state.created == self.created]
-        return held[-1] if held else self.points[0][1]
+    def before(self, state: StreamState) -> tuple[int, str]:
+        """The newest mark up to which a stream holds everything, as far as we know."""
+        held = [point for point in self.points if point[0] <= state.last_seq and state.created == self.created]
+        return held[-1] if held else (0, self.points[0][1])
 
 
 class Outlet:
@@ -93,7 +93,8 @@ class Outlet:
         self._say = say
         self._marks = Marks.read(note.read())
         self._marked = 0.0
-        self._created = ""  # of the stream we have looked at since the link came
+        self._life = 0  # of the link, when we looked at the stream last; 0: look
+        self._created = ""  # of that stream
         self._seq = 0
         self._ring = threading.Event()
         self._is_closing = False
@@ -120,7 +121,6 @@ class Outlet:
             self._ring.wait(_PULSE)
             self._ring.clear()
             if not self._link.connected:
-                self._created = ""
                 continue
             try:
                 self._look()
@@ -131,7 +131,7 @@ class Outlet:
                 return
             except RaviError as fault:  # the link went, or the disk is full: what was not told is told later
                 self.fault = str(fault)
-                self._created = ""
+                self._life = 0
         try:
             bus.close()
             self._mark()
@@ -140,19 +140,38 @@ class Outlet:
 
     def _look(self) -> None:
         """Once after the link came: have the stream, and tell again what it has lost."""
-        if self._created:
+        if self._life == (life := self._link.life):
             return
+        self._mark()
+        self._created = ""
         spec = StreamSpec(self._names.stream("EVENTS"), (self._names.event(">"),), max_age=KEPT)
         state = self._link.ensure(spec)
-        if lost := self._marks.lost(state):
-            start = self._marks.before(state)
+        lost = self._marks.lost(state)
+        if lost or self._is_unmarked():
+            seq, start = self._marks.before(state)
             self._seq = 0
-            again = sum(self._send(event) for event in self._between(start))
-            self._say(f"NATS: {lost}; {again:,} events are told again")
-            self._marks = Marks(state.created, ((0, start),))
+            held = self._held(spec.name, seq)
+            again = sum(self._send(event) for event in self._between(start) if event.id not in held)
+            if lost or again:
+                self._say(f"NATS: {lost or f'stream {spec.name} lacks the last'}; {again:,} events are told again")
+            older = tuple(point for point in self._marks.points if seq and point[0] < seq)
+            self._marks = Marks(state.created, (*older, (seq, start)))
         elif not self._marks.points and (start_here := self._history.cursor(CONSUMER)):
             self._marks = Marks(state.created, ((state.last_seq, start_here),))
         self._created, self._seq = state.created, max(state.last_seq, self._seq)
+        self._life = life
+
+    def _is_unmarked(self) -> bool:
+        """True when we were killed after the last mark, and so do not know how far the stream had come."""
+        return bool(self._marks.points) and self._marks.points[-1][1] != self._history.cursor(CONSUMER)
+
+    def _held(self, stream: str, after: int) -> set[str]:
+        """The ids that a stream holds after a number."""
+        found = set()
+        while message := self._link.read(stream, after):
+            after = message.seq
+            found.add(message.headers.get("Nats-Msg-Id", ""))
+        return found
 
     def _between(self, start: str) -> Iterator[Event]:
         """What lies on the main line after a commit, as far as it was told already."""
@@ -176,7 +195,7 @@ class Outlet:
                 raise
             delivery.ack()
             self.told += 1
-        if deliveries and time.monotonic() >= self._marked + _MARK_EVERY:
+        if time.monotonic() >= self._marked + _MARK_EVERY:
             self._mark()
         return bool(deliveries)
 

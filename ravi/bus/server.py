@@ -35,8 +35,8 @@ _PAUSE, _LONGEST, _WELL = (
 _LINE = re.compile(r"(?:\[\d+\] \S+ \S+ )?(?:\[(\w+)\] )?(.*)")
 _STUCK = re.compile(r"no space left on device|Critical write error")
 _BROKEN = re.compile(
-    r"JetStream|metafile|checksum|corrupt|recover|recreat", re.IGNORECASE
-)  # in what goes wrong at a start
+    r"(?!Filestore \[|.*consumer).*(?:JetStream|metafile|checksum|corrupt|recover|recreat)", re.IGNORECASE
+)  # in what goes wrong at a start; what a kill left of a stream's files or of a consumer is made good without us
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +253,7 @@ class NatsServer:
                     if _STUCK.search(words):
                         if life.ready:  # it takes nothing more, not even when there is room again
                             return
-                    elif not life.ready and _BROKEN.search(words):
+                    elif not life.ready and _BROKEN.match(words):
                         life.broken = True
 
     def _begin(self, life: _Life) -> None:

@@ -36,6 +36,7 @@ class NatsBackbone:
         self._entrance: Entrance | None = None
         self._said = "starting"
         self._closing = threading.Event()
+        self._stir = threading.Event()
         self._thread = threading.Thread(target=self._work, name="ravi-backbone", daemon=True)
 
     def start(self, hooks: Hooks) -> None:
@@ -56,7 +57,7 @@ class NatsBackbone:
         """`url`, `pid`, `connected`, `managed`, `said`, and what came through since the start."""
         link, server = self._link, self._server
         is_connected = link is not None and link.connected
-        fault = (link.fault if link is not None and not is_connected else "") or (server.said if server else "")
+        fault = (server.said if server else "") or (link.fault if link is not None and not is_connected else "")
         return {
             "url": link.url if link is not None else None,
             "pid": (server.pid or None) if server is not None else None,
@@ -71,14 +72,17 @@ class NatsBackbone:
     def close(self) -> None:
         """End in order: nothing new comes in, what was taken is answered, what was recorded is told."""
         self._closing.set()
+        self._stir.set()
         if self._thread.ident is not None:
             self._thread.join()
 
     def _work(self) -> None:
         try:
             self._begin()
-            while not self._closing.wait(_PULSE):
-                if self._entrance is not None:
+            while not self._closing.is_set():
+                self._stir.wait(_PULSE)
+                self._stir.clear()
+                if self._entrance is not None and not self._closing.is_set():
                     self._entrance.look()
         except RaviError as fault:
             self._said = str(fault)
@@ -105,6 +109,7 @@ class NatsBackbone:
     def _changed(self, is_connected: bool) -> None:  # noqa: FBT001 - the link calls it so
         if self._link is not None:
             self._hooks.say(f"NATS: {'connected to ' + self._link.url if is_connected else 'away'}")
+        self._stir.set()
         self.ring()
 
     def _end(self) -> None:

@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 from ravi.app import App
@@ -29,6 +30,8 @@ _HANDS = 8  # messages that are taken at the same time: their commits share one 
 _AHEAD = 64  # messages that are fetched and not answered yet
 _TRIES = 5  # deliveries of one message that breaks us, until it is put aside
 _KEPT = 60.0  # seconds that an answer waits for its question, and the other way round
+_LONGEST = 1000  # characters of a reason; it may quote what came in
+_TOLD = 64 * 1024  # characters of what came in that are told with it, so that it is no larger than NATS takes
 _REMEMBERED = 90 * 24 * 3600.0  # seconds that dead letters stay in their stream; git keeps them for ever
 
 
@@ -44,6 +47,7 @@ class Entrance:
         self._note = note
         self._say = say
         self._marks = Marks.read(note.read())
+        self._life = 0  # of the link, when the doors were opened last
         self._created = ""
         self._seq = 0
         self._hands = ThreadPoolExecutor(_HANDS, thread_name_prefix="ravi-door")
@@ -54,12 +58,10 @@ class Entrance:
 
     def look(self) -> None:
         """Open the doors once the link is there; keep how far they have come. Called again and again."""
-        if not self._link.connected:
-            self._created = ""
-            return
         try:
-            if not self._created:
+            if self._link.connected and self._life != (life := self._link.life):
                 self._begin()
+                self._life = life
             self._mark()
         except RaviError as fault:
             self._say(f"NATS: the doors are closed: {fault}")
@@ -88,13 +90,19 @@ class Entrance:
         if lost := self._marks.lost(state):
             self._say(f"NATS: {lost}; what waited there and was not answered is gone")
             self._marks = Marks()
-        self._seq = max(self._seq, state.last_seq) if state.created == self._created else state.last_seq
+        self._seq = state.last_seq
         self._created = state.created
         if not self._open:
             self._open = [
                 self._link.subscribe(self._names.door(">"), self._post.asked),
                 self._link.consume(
-                    spec.name, "ravi-doors", self._hand_over, ack_wait=60.0, max_ack_pending=_AHEAD, ahead=_AHEAD - 1
+                    spec.name,
+                    "ravi-doors",
+                    self._hand_over,
+                    ack_wait=60.0,
+                    max_ack_pending=_AHEAD,
+                    ahead=_AHEAD - 1,
+                    alone=True,  # else what a killed daemon had in hand would hold up the doors of the next
                 ),
             ]
         self._say("NATS: the doors are open")
@@ -111,7 +119,7 @@ class Entrance:
     def _take(self, message: Message) -> None:
         """Take one message: committed, then acknowledged, then answered. Nothing gets out of here."""
         self._seq = max(self._seq, message.seq)
-        key = _key(message) or f"{self._created}:{message.seq}"
+        key = _key(message) or f"{message.stream}:{message.seq}:{message.when}"  # a lost stream gives numbers again
         with self._lock:
             if key in self._in_hand:  # a second delivery; the first will say
                 message.nak(1.0)
@@ -123,7 +131,7 @@ class Entrance:
                 message.ack()
                 told = {**answer, "stream": message.stream, "seq": message.seq}
                 self._post.answer(message, json.dumps(told, ensure_ascii=False).encode())
-        except Unavailable as fault:  # NATS, or the disk: it comes again
+        except RaviError as fault:  # NATS, or the disk: it comes again
             self._say(f"NATS: {message.subject}: {fault}")
         finally:
             with self._lock:
@@ -148,11 +156,13 @@ class Entrance:
         return answer
 
     def _refused(self, message: Message, door: str, key: str, reason: str, code: str, hint: str) -> dict[str, Any]:
+        reason = reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST]}…"
         event = doors.bury(self._app, door, message.data, reason, key=key)
         self.refused += 1
         self._say(f"NATS: {message.subject}: refused: {reason}")
+        told = replace(event, data={name: text[:_TOLD] for name, text in event.data.items()})
         self._link.publish(
-            self._names.dead(f"in.{door}"), cloudevents.render(event, self._names.name), id=f"{event.id}.dead"
+            self._names.dead(f"in.{door}"), cloudevents.render(told, self._names.name), id=f"{event.id}.dead"
         )
         return {"error": reason, "code": code, "hint": hint}
 
