@@ -25,7 +25,7 @@ _SETTINGS = Table(
         Field("quiet", "duration", "How long a saved file must lie still before it is taken.", "1s", least=0),
         Field("nats", "any", "`off`, an address, or a mapping with `url`; the bundled server when missing."),
         Field("omni", "any", "`off`, an address, or a mapping with `url`, `key` and `nats_url`."),
-        Field("max_runs", "int", "Runs at one time, over all agents.", 4, least=1),
+        Field("max_runs", "int", "Runs at one time, over all agents; 0 leaves all to workers.", 4, least=0),
         Field("limits", "mapping", "`depth`: links in a chain of causes (24); `output`: bytes kept of a run's output."),
         Field("defaults", "mapping", "Keys of TASK.md for tasks that do not say: timeout, attempts, backoff."),
     ),
