@@ -30,6 +30,7 @@ BEAT = 2.0  # seconds between two signs of life of a worker
 LOST = 15.0  # seconds without one until what it had is given to others
 _LOOK = 10.0  # seconds between looks at the remote while something is out there, should nobody tell us
 _LONG = 60.0  # seconds for one fetch or push
+_SOON = 20.0  # seconds that our end waits for one
 _STATUSES: dict[str, Status] = {COMPLETED: COMPLETED, FAILED: FAILED}
 
 
@@ -125,7 +126,7 @@ class Crew:
         self._closing.set()
         self._stirred.set()
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(_SOON)
         for one in self._listening:
             one.close()
         for away in self._away.values():
@@ -173,7 +174,11 @@ class Crew:
             return
         with self._lock:
             away = list(self._away.values())
-        self._look_at_workers(away, now)
+        try:
+            self._look_at_workers(away, now)
+        except RaviError as fault:  # what came back is seen in git all the same
+            self._note("NATS", str(fault))
+            self._pardon(away, now)
         self._heed_stops(away)
         fresh = [one for one in away if not one.ordered]
         waits = bool(away) or bool(self._workers)
@@ -187,7 +192,12 @@ class Crew:
                 for one in fresh:
                     self._order(one)
         for one in away:
-            self._settle(one, now)
+            try:
+                self._settle(one, now)
+            except Unavailable as fault:
+                self._note(f"run {one.run.id}", str(fault))
+            else:
+                self._note(f"run {one.run.id}", "")
 
     def _leads(self) -> bool:
         """True when this clone may give runs away: it leads, or nobody does yet and there is a remote to share."""
@@ -198,10 +208,10 @@ class Crew:
 
     def _look_at_workers(self, away: list[_Away], now: float) -> None:
         """Who lives, and what they say they have."""
-        if not self._link.connected:  # nobody can tell us that they live
-            for one in away:
-                one.listed = now
+        if not self._link.connected:
+            self._pardon(away, now)
             return
+        self._note("NATS", "")
         if not self._listening:
             self._link.ensure(StreamSpec(self._names.stream("RUN"), (self._names.orders(">"),), "workqueue"))
             self._bucket: Bucket = self._link.bucket(self._names.bucket("workers"), ttl=LOST)
@@ -229,6 +239,11 @@ class Crew:
                     self._tell(name, {"verb": "stop", "run": id, "reason": "it was given up by who leads"})
             if any(one.ordered and one.run.worker == name and one.run.id not in listed for one in away):
                 self._looked = min(self._looked, now - _LOOK + BEAT)  # soon: it may have come to its end
+
+    def _pardon(self, away: list[_Away], now: float) -> None:
+        """Nobody can tell us that they live: this is not held against them."""
+        for one in away:
+            one.listed = now
 
     def _has(self, name: str, id: str) -> bool:
         """Whether a run is that worker's, by what is recorded."""

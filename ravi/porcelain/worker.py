@@ -20,7 +20,7 @@ from ravi.bus.nats import Address, Link, Message, StreamSpec, Subscription
 from ravi.core.subjects import named, safe
 from ravi.core.times import stamp
 from ravi.engine.perform import Performer
-from ravi.errors import Conflict, NotFound, RaviError, Refused, Unavailable, UsageError
+from ravi.errors import Conflict, NotFound, RaviError, Refused, TimedOut, Unavailable, UsageError
 from ravi.porcelain.crew import BEAT, LOST
 from ravi.porcelain.nats import address_of
 from ravi.porcelain.sync import sync
@@ -162,14 +162,15 @@ class Worker:
     # -- signs of life
 
     def _beat(self) -> None:
-        """Say that we live, and what we have. Whoever else has our name by now has taken over."""
+        """Say that we live, and what we have. Whoever else has our name by now has taken over: raises Refused."""
         try:
-            if not self._revision:
+            if not self._open:
                 self._enter()
-            self._revision = self._bucket.update(self.name, self._entry(), self._revision)
-        except Conflict:
-            self._look_who()
-        except RaviError as fault:
+            try:
+                self._revision = self._bucket.update(self.name, self._entry(), self._revision)
+            except Conflict:
+                self._look_who()
+        except (Unavailable, TimedOut, NotFound) as fault:
             self._note("NATS", str(fault))
         else:
             self._note("NATS", "")
@@ -183,22 +184,18 @@ class Worker:
                 raise_taken(self.name)
             time.sleep(0.2)
             held = self._bucket.get(self.name)
-        self._revision = held.revision if held is not None else 0
-        self._revision = self._bucket.update(self.name, self._entry(), self._revision)
-        if not self._open:
-            stream = StreamSpec(self._names.stream("RUN"), (self._names.orders(">"),), "workqueue")
-            self._link.ensure(stream)
-            self._open = [
-                self._link.subscribe(self._names.worker(self.name), self._told),
-                self._link.consume(
-                    stream.name,
-                    f"worker-{self.name}",
-                    self._ordered,
-                    subject=self._names.order("*", self.name),
-                    ahead=0,
-                ),
-            ]
-            self._say(f"worker {self.name}: takes orders")
+        stream = StreamSpec(self._names.stream("RUN"), (self._names.orders(">"),), "workqueue")
+        self._link.ensure(stream)
+        try:
+            self._revision = self._bucket.update(self.name, self._entry(), held.revision if held is not None else 0)
+        except Conflict:
+            raise_taken(self.name)
+        mine = f"{self._names.orders()}.{self.name}"
+        self._open = [
+            self._link.subscribe(self._names.worker(self.name), self._told),
+            self._link.consume(stream.name, f"worker-{self.name}", self._ordered, subject=mine, ahead=0),
+        ]
+        self._say(f"worker {self.name}: takes orders")
 
     def _look_who(self) -> None:
         held = self._bucket.get(self.name)

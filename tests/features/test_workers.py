@@ -98,6 +98,8 @@ def start(home: Clone, hub: Path, tmp_path: Path) -> Iterator[Callable[..., Proc
         return process
 
     yield begin
+    for process in begun:
+        print(f"--- {process.log.name}\n{process.said()}")  # pytest shows it when a test fails
     faults = []
     for process in reversed(begun):
         try:
@@ -109,7 +111,7 @@ def start(home: Clone, hub: Path, tmp_path: Path) -> Iterator[Callable[..., Proc
 
 def runs(home: Clone) -> dict[str, tuple[str, str]]:
     """Each run's status, and the worker that it was given to."""
-    return {run["id"]: (run["status"], run.get("worker") or "") for run in home.json("runs")}
+    return {run["id"]: (run["status"], run["worker"] or "") for run in home.json("runs")}
 
 
 def statuses(home: Clone) -> dict[str, str]:
@@ -154,11 +156,13 @@ def test_two_workers_do_the_work_of_ten_tasks_each_once(home, start, until, tmp_
 
 def test_what_an_agent_says_and_orders_at_a_worker_is_there_before_its_end(home, start, until):
     home.agent("part", "echo part > outputs/part.txt\n")
+    ours = f"env: {{PYTHONPATH: {home.environ['PYTHONPATH']}}}\n"  # else it is whichever ravi is installed
     home.agent(
         "boss",
         'if [ -z "$(ravi tasks list --all --json | grep made-part)" ]; then\n'
         "ravi tasks new 'Made part' -a part && ravi tasks comment $RAVI_TASK 'I need a part'\n"
         "else ravi tasks done $RAVI_TASK --summary 'with its part'; fi\n",
+        ours,
     )
     home.task("whole", "boss")
     start("left")
@@ -268,6 +272,40 @@ def test_a_drained_worker_finishes_what_it_has_and_takes_no_more(home, start, un
     until(closed(home, "two"), 60)
 
 
+def test_nats_and_the_remote_may_be_away_while_a_run_goes_on(home, hub, server, start, until, tmp_path):
+    marks = tmp_path / "marks"
+    home.agent("slow", f"echo x >> {marks}\nwhile [ -e {marks}.hold ]; do sleep 0.1; done\necho d > outputs/d.txt\n")
+    Path(f"{marks}.hold").touch()
+    home.task("one", "slow")
+    worker = start("left")
+    leader = start("leader")
+    until(marks.exists, 60)
+    subprocess.run(["kill", "-9", str(server.pid)], check=True)
+    hub.rename(tmp_path / "elsewhere.git")
+    Path(f"{marks}.hold").unlink()
+    until(lambda: "remote: " in worker.said() and "they have to wait" in leader.said(), 60)
+    (tmp_path / "elsewhere.git").rename(hub)
+    until(closed(home, "one"), 60)
+    assert runs(home) == {"one.1": ("succeeded", "left")}
+    assert marks.read_text() == "x\n"
+
+
+def test_a_worker_that_is_ended_hands_its_run_back(home, start, until, tmp_path):
+    marks = tmp_path / "marks"
+    home.agent("slow", f"echo x >> {marks}\nwhile [ -e {marks}.hold ]; do sleep 0.1; done\n")
+    Path(f"{marks}.hold").touch()
+    home.task("one", "slow")
+    worker = start("left")
+    start("leader")
+    until(marks.exists, 60)
+    start("right")
+    worker.end()
+    until(lambda: runs(home).get("one.2", ("", ""))[1] == "right", 30)
+    assert runs(home)["one.1"] == ("interrupted", "left")
+    Path(f"{marks}.hold").unlink()
+    until(closed(home, "one"), 30)
+
+
 def test_with_room_of_its_own_the_leader_fills_that_first(home, start, until, tmp_path):
     marks = tmp_path / "marks"
     home.write("ravi.yaml", home.read("ravi.yaml").replace("max_runs: 0", "max_runs: 1"))
@@ -278,8 +316,7 @@ def test_with_room_of_its_own_the_leader_fills_that_first(home, start, until, tm
     until(lambda: "worker left on" in leader.said(), 30)
     for id in ("one", "two", "three"):
         home.task(id, "slow")
-        until(lambda id=id: statuses(home).get(id))
-    until(lambda: len(list(tmp_path.glob("marks.t*")) + list(tmp_path.glob("marks.one"))) == 2, 30)
+    until(lambda: len({path.name for path in tmp_path.glob("marks.*")} - {"marks.hold"}) == 2, 30)
     assert sorted(worker for _, worker in runs(home).values()) == ["", "left"]
     Path(f"{marks}.hold").unlink()
     until(closed(home, "one", "two", "three"), 60)
