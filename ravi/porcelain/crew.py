@@ -174,23 +174,24 @@ class Crew:
             return
         with self._lock:
             away = list(self._away.values())
-        try:
-            self._look_at_workers(away, now)
-        except RaviError as fault:  # what came back is seen in git all the same
-            self._note("NATS", str(fault))
-            self._pardon(away, now)
         self._heed_stops(away)
         fresh = [one for one in away if not one.ordered]
-        waits = bool(away) or bool(self._workers)
-        wants_all = not self._is_ready and bool(self._workers)
-        is_due = waits and now - self._looked >= _LOOK
-        if fresh or self._news.is_set() or (wants_all and now - self._looked >= BEAT) or is_due:
+        pause = _LOOK if self._is_ready or self._said.get("workers") else 0.0  # the first one waits for nothing
+        if fresh or self._news.is_set() or ((away or self._workers) and now - self._looked >= pause):
             self._news.clear()
             self._looked = now
             self._sync()
             if self._is_ready:
                 for one in fresh:
                     self._order(one)
+        # Only now: a worker says that it takes no more before it hands back what it has.
+        try:
+            self._look_at_workers(away, now)
+        except RaviError as fault:  # what came back is seen in git all the same
+            self._note("NATS", str(fault))
+            self._pardon(away, now)
+        if self._workers and not self._is_ready and not self._said.get("workers"):
+            self._stirred.set()  # the first one: have the remote ready for it
         for one in away:
             try:
                 self._settle(one, now)

@@ -359,6 +359,8 @@ class Worker:
     def _finish(self) -> None:
         """Stop what runs, hand it back, and say that we are gone."""
         self.draining = True
+        if self._open and self._link.connected:
+            self._beat()  # before anything is handed back: nothing shall be given to us instead
         for one in self._open:
             one.close()
         self._open = []
