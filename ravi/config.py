@@ -79,7 +79,9 @@ def _count(front: Mapping[str, Any], key: str, default: int, *, least: int = 1) 
     if value is None:
         return default
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise Malformed(f"{value!r} is not a whole number{' above 0' if least else ''}", path="ravi.yaml", key=key)
+        raise Malformed(
+            f"{value!r} is not a whole number{' above 0' if least else ', 0 or above'}", path="ravi.yaml", key=key
+        )
     return value
 
 

@@ -87,10 +87,10 @@ def start(home: Clone, hub: Path, tmp_path: Path) -> Iterator[Callable[..., Proc
     """Start `ravi up` in the leader, or a worker by its name."""
     begun: list[Process] = []
 
-    def begin(name: str, *words: str) -> Process:
+    def begin(name: str, *words: str, place: Path | None = None) -> Process:
         log = tmp_path / f"{name}.{len(begun)}.log"
         if name == "leader":
-            process = Process(["up"], home.root, home.environ, log)
+            process = Process(["up"], place or home.root, home.environ, log)
         else:
             told = ["worker", "--name", name, "--remote", str(hub), *words, str(tmp_path / name)]
             process = Process(told, tmp_path, home.environ, log)
@@ -245,6 +245,31 @@ def test_a_leader_that_restarts_waits_for_what_workers_have(home, start, until, 
     }
     assert [Path(f"{marks}.{id}").read_text() for id in ("one", "two", "three")] == ["x\n"] * 3
     assert "stopped by Ann" in home.json("tasks", "show", "three")["blocker"]
+
+
+def test_another_clone_that_takes_over_waits_for_what_workers_have(home, hub, start, until, tmp_path):
+    marks = tmp_path / "marks"
+    home.agent("slow", f"echo x >> {marks}\nwhile [ -e {marks}.hold ]; do sleep 0.1; done\necho d > outputs/d.txt\n")
+    Path(f"{marks}.hold").touch()
+    home.task("one", "slow")
+    start("left")
+    first = start("leader")
+    until(marks.exists, 60)
+    first.kill()
+    bob = type(home)(tmp_path / "bob", home.environ)
+    subprocess.run(["git", "clone", "--quiet", str(hub), str(bob.root)], check=True, env=home.environ)
+    assert bob.json("sync", "--lead")["took_over"] is True
+    second = start("leader", place=bob.root)
+    until(lambda: "worker left on" in second.said(), 30)
+    Path(f"{marks}.hold").unlink()
+    until(closed(bob, "one"), 30)
+    assert runs(bob) == {"one.1": ("succeeded", "left")}
+    assert marks.read_text() == "x\n"
+    third = start("leader")  # the former one comes back
+    until(lambda: "leads" in third.said(), 30)
+    bob.run("sync")
+    home.run("sync")
+    assert runs(home) == {"one.1": ("succeeded", "left")}
 
 
 def test_a_drained_worker_finishes_what_it_has_and_takes_no_more(home, start, until, tmp_path):
