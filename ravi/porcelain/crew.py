@@ -8,7 +8,7 @@ import contextlib
 import json
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ravi.app import App, clock
@@ -17,13 +17,14 @@ from ravi.core import run as runs
 from ravi.core import trailers
 from ravi.core.ids import derive_id
 from ravi.core.run import Run
-from ravi.core.subjects import Names
+from ravi.core.subjects import Names, named
 from ravi.errors import Conflict, Malformed, NotFound, RaviError, Unavailable
 from ravi.porcelain.nats import linked
 from ravi.porcelain.sync import sync
 from ravi.runners.base import COMPLETED, FAILED, INTERRUPTED, Order, Result, RunnerEvent, Status, Stop
 from ravi.store.objects import Signature
 from ravi.store.remote import LEADER, Moved, Remote, Update, clone_id, read_lead
+from ravi.store.repository import Repository
 from ravi.store.writer import Draft, Tip
 
 BEAT = 2.0  # seconds between two signs of life of a worker
@@ -36,8 +37,6 @@ _STATUSES: dict[str, Status] = {COMPLETED: COMPLETED, FAILED: FAILED}
 
 def listing(app: App) -> list[dict[str, Any]]:
     """The workers that live, by name: host, slots, busy, draining, seen and the runs that they have."""
-    from ravi.core.subjects import named
-
     app.permit_operator("workers list")
     with linked(app, 5.0) as link:
         names = named(app.settings.name)
@@ -48,8 +47,6 @@ def listing(app: App) -> list[dict[str, Any]]:
 
 def drain(app: App, name: str) -> dict[str, Any]:
     """Have a worker take no more runs, finish those that it has, and end. Raises NotFound."""
-    from ravi.core.subjects import named
-
     app.permit_operator("workers drain")
     with linked(app, 5.0) as link:
         try:
@@ -61,7 +58,7 @@ def drain(app: App, name: str) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class _Away:
-    """A run that a worker has: the runner's side of it, in a thread that waits."""
+    """A run that a worker has, or is to get."""
 
     run: Run
     claim: str
@@ -71,12 +68,6 @@ class _Away:
     asked: str = ""
     result: Result | None = None
     is_over: threading.Event = field(default_factory=threading.Event)
-
-    def run_(self, on_stop: Callable[[Stop], None]) -> Result:
-        on_stop(self.stop)
-        self.is_over.wait()
-        assert self.result is not None
-        return self.result
 
     def stop(self, reason: str) -> None:
         self.asked = self.asked or reason
@@ -94,7 +85,11 @@ class _Turn:
         self._away = away
 
     def run(self, order: Order, emit: Callable[[RunnerEvent], None], on_stop: Callable[[Stop], None]) -> Result:
-        return self._away.run_(on_stop)
+        """Wait for the worker's end."""
+        on_stop(self._away.stop)
+        self._away.is_over.wait()
+        assert self._away.result is not None
+        return self._away.result
 
 
 class Crew:
@@ -316,7 +311,7 @@ class Crew:
         assert self._app is not None
         repository = self._app.repository
         whole = _with_stop(theirs, run.stop)
-        if whole == theirs and local == run_claim(repository, run.id, local):
+        if whole == theirs and local == _claim_of(repository, run.id, local):
             with contextlib.suppress(Conflict):
                 repository.refs.swap(run.branch, tip, local)
                 return theirs
@@ -337,8 +332,6 @@ class Crew:
     def _given_up(self, run: Run) -> Run:
         """Record on a run's branch that its worker is lost."""
         assert self._app is not None
-        from dataclasses import replace
-
         reason = f"worker {run.worker} gave no sign of life for {LOST:g}s"
         self._say(f"run {run.id}: {reason}")
         lost = replace(run, returned=INTERRUPTED, reason=reason)
@@ -369,7 +362,7 @@ class Crew:
         """The commit that claimed a run: where its branch at the remote stands until its worker is done."""
         assert self._app is not None
         if not one.claim:
-            one.claim = run_claim(self._app.repository, one.run.id, self._app.repository.refs.read(one.run.branch))
+            one.claim = _claim_of(self._app.repository, one.run.id, self._app.repository.refs.read(one.run.branch))
         return one.claim
 
     def _over(self, one: _Away, result: Result) -> None:
@@ -396,14 +389,12 @@ class Crew:
             self._say(f"{about}: {said or 'go on'}")
 
 
-def run_claim(repository: Any, id: str, tip: str | None) -> str:
+def _claim_of(repository: Repository, id: str, tip: str | None) -> str:
     """The commit that claimed a run, from a tip of its branch."""
     return (repository.claim_of(id, tip) if tip is not None else None) or ""
 
 
 def _with_stop(run: Run, stop: str) -> Run:
-    from dataclasses import replace
-
     return replace(run, stop=stop) if stop else run
 
 

@@ -181,7 +181,7 @@ class Worker:
         held = first = self._bucket.get(self.name)
         while held is not None and first is not None and clock() < end:
             if held.revision != first.revision:
-                raise_taken(self.name)
+                _raise_taken(self.name)
             time.sleep(0.2)
             held = self._bucket.get(self.name)
         stream = StreamSpec(self._names.stream("RUN"), (self._names.orders(">"),), "workqueue")
@@ -189,7 +189,7 @@ class Worker:
         try:
             self._revision = self._bucket.update(self.name, self._entry(), held.revision if held is not None else 0)
         except Conflict:
-            raise_taken(self.name)
+            _raise_taken(self.name)
         mine = f"{self._names.orders()}.{self.name}"
         self._open = [
             self._link.subscribe(self._names.worker(self.name), self._told),
@@ -204,7 +204,7 @@ class Worker:
         elif json.loads(held.value).get("instance") == self._instance:
             self._revision = held.revision
         else:
-            raise_taken(self.name)
+            _raise_taken(self.name)
 
     def _entry(self) -> bytes:
         runs = sorted(self._runs)
@@ -382,7 +382,7 @@ class Worker:
             self._say(f"{about}: {said or 'goes on'}")
 
 
-def raise_taken(name: str) -> NoReturn:
+def _raise_taken(name: str) -> NoReturn:
     """Raise Refused: two processes cannot have one name."""
     raise Refused(f"another worker is called `{name}`", hint="`--name` gives this one another name")
 
