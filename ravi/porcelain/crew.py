@@ -221,6 +221,9 @@ class Crew:
             self._say(f"worker {name} on {alive[name].get('host')} is there, {alive[name].get('slots')} slots")
         for name in self._workers.keys() - alive.keys():
             self._say(f"worker {name} is gone")
+        for name, said in alive.items():
+            if said.get("draining") and not self._workers.get(name, {}).get("draining"):
+                self._say(f"worker {name} takes no more runs")
         with self._lock:
             self._workers = alive
         by_id = {one.run.id: one for one in away}

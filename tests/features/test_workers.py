@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -278,12 +277,12 @@ def test_a_drained_worker_finishes_what_it_has_and_takes_no_more(home, start, un
     Path(f"{marks}.hold").touch()
     home.task("one", "slow")
     worker = start("left", "--slots", "4")
-    start("leader")
+    leader = start("leader")
     until(lambda: Path(f"{marks}.one").exists(), 60)
     home.run("workers", "drain", "left")
     until(lambda: [row["draining"] for row in home.json("workers")] == [True])
     assert home.json("workers")[0]["runs"] == ["one.1"]
-    time.sleep(2.5)  # two looks of the leader: nothing tells that it knows
+    until(lambda: "worker left takes no more runs" in leader.said())
     home.task("two", "slow")
     until(lambda: statuses(home).get("two") == "open")
     Path(f"{marks}.hold").unlink()
