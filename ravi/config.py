@@ -31,7 +31,7 @@ class Settings(NamedTuple):
     branch: str = ""  # the main line; "" is the branch that was checked out at `ravi init`
     ingest: Literal["auto", "manual"] = "auto"
     quiet: float = 1.0  # seconds a saved file must lie still before it is taken
-    max_runs: int = 4
+    max_runs: int = 4  # here; 0 leaves all of them to workers
     max_depth: int = 24  # links in a chain of causes
     max_output: int = 8 * 1024 * 1024  # bytes kept of what a run prints
     remote: str = "origin"  # the git remote that the clones of this workspace share
@@ -56,7 +56,7 @@ def read(front: Mapping[str, Any]) -> Settings:
         branch=str(front.get("branch") or ""),
         ingest=ingest,
         quiet=_duration(front, "quiet", DEFAULTS.quiet),
-        max_runs=_count(front, "max_runs", DEFAULTS.max_runs),
+        max_runs=_count(front, "max_runs", DEFAULTS.max_runs, least=0),
         max_depth=_count(limits, "depth", DEFAULTS.max_depth),
         max_output=_count(limits, "output", DEFAULTS.max_output),
         remote=str(front.get("remote") or DEFAULTS.remote),
@@ -74,12 +74,14 @@ def _duration(front: Mapping[str, Any], key: str, default: float) -> float:
         raise Malformed(str(error), path="ravi.yaml", key=key) from None
 
 
-def _count(front: Mapping[str, Any], key: str, default: int) -> int:
+def _count(front: Mapping[str, Any], key: str, default: int, *, least: int = 1) -> int:
     value = front.get(key)
     if value is None:
         return default
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise Malformed(f"{value!r} is not a whole number above 0", path="ravi.yaml", key=key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise Malformed(
+            f"{value!r} is not a whole number{' above 0' if least else ', 0 or above'}", path="ravi.yaml", key=key
+        )
     return value
 
 

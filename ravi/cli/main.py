@@ -22,6 +22,8 @@ COMMANDS = {
     "up": ("daemon", "Watch the workspace and run agents, in the foreground."),
     "daemon": ("daemon", "`ravi up` in the background: start, stop, restart, status, logs, install, uninstall."),
     "sync": ("sync", "Bring this clone and the shared remote to one main line."),
+    "worker": ("workers", "Carry out runs for the clone that leads, on this machine."),
+    "workers": ("workers", "Who carries out runs for this workspace."),
     "status": ("daemon", "What is going on, and what is wrong."),
     "tasks": ("tasks", "Work with a status and an assignee."),
     "agents": ("agents", "Who takes turns."),

@@ -89,6 +89,7 @@ def _page(face: Face, run: dict[str, Any]) -> str:
     keys = (
         "task",
         "agent",
+        "worker",
         "attempt",
         "status",
         "reason",

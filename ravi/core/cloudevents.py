@@ -37,7 +37,8 @@ def render(event: Event, workspace: str) -> bytes:
         "data": dict(event.data),
     }
     told |= {name: text for name, text in (("time", event.time), ("ravicommit", event.commit)) if text}
-    return json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    text = json.dumps(told, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "backslashreplace")  # half a pair, which UTF-8 cannot spell, as JSON escapes it
 
 
 def parse(data: bytes, place: str) -> Envelope:

@@ -42,6 +42,8 @@ class Run:
     stop: str = ""  # who asked it to stop
     token: str = ""  # sha256 of the run's own token
     depth: int = 0
+    worker: str = ""  # the worker that it was given to; "" where the leader carries it out itself
+    returned: str = ""  # how the attempt ended there, until the leader has concluded from it
     path: str = ""
     text: str = ""  # the body: the agent's last words, bounded
 
@@ -88,6 +90,8 @@ TABLE = Table(
         Field("stop", "text", "Who asked it to stop."),
         Field("token", "text", "SHA-256 of the run's own token."),
         Field("depth", "int", "Length of its chain of causes.", 0, least=0),
+        Field("worker", "name", "The worker that it was given to."),
+        Field("returned", "text", "How the attempt ended there, until the leader has concluded from it."),
     ),
 )
 

@@ -27,7 +27,7 @@ _SETTINGS = Table(
         Field("omni", "any", "`off`, an address, or a mapping with `url`, `key` and `nats_url`."),
         Field("remote", "text", "The git remote that the clones of this workspace share.", "origin"),
         Field("sync", "duration", "How often the daemon syncs with it; 0s is never.", "0s", least=0),
-        Field("max_runs", "int", "Runs at one time, over all agents.", 4, least=1),
+        Field("max_runs", "int", "Runs at one time, over all agents; 0 leaves all to workers.", 4, least=0),
         Field("limits", "mapping", "`depth`: links in a chain of causes (24); `output`: bytes kept of a run's output."),
         Field("defaults", "mapping", "Keys of TASK.md for tasks that do not say: timeout, attempts, backoff."),
     ),

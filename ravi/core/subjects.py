@@ -25,6 +25,18 @@ class Names(NamedTuple):
         """Where orders for runs of an agent wait for a worker."""
         return f"ravi.{self.name}.run.{agent}"
 
+    def order(self, agent: str, worker: str) -> str:
+        """Where an order waits for one worker."""
+        return self.orders(f"{safe(agent)}.{worker}")
+
+    def worker(self, name: str) -> str:
+        """Where a worker is asked for something; and under the name `news`, where all of them tell the leader."""
+        return f"ravi.{self.name}.worker.{name}"
+
+    def bucket(self, of: str) -> str:
+        """A bucket's name: `workers`."""
+        return f"ravi_{self.name}_{of}"
+
     def dead(self, kind: str) -> str:
         """Where what was given up is told."""
         return f"ravi.{self.name}.dead.{kind}"
@@ -40,7 +52,12 @@ class Names(NamedTuple):
 
 def named(name: str) -> Names:
     """The names of the workspace that ravi.yaml calls `name`; anything but letters and digits becomes `-`."""
-    return Names(_UNSAFE.sub("-", name.lower()).strip("-") or "ravi")
+    return Names(safe(name) or "ravi")
+
+
+def safe(name: str) -> str:
+    """A name as one word of a subject."""
+    return _UNSAFE.sub("-", name.lower()).strip("-")
 
 
 def is_kind(text: str) -> bool:

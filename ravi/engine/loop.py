@@ -44,7 +44,7 @@ class Bell(Protocol):
 class Limits:
     """What the loop may do at most, and how long it waits."""
 
-    max_runs: int = 4
+    max_runs: int = 4  # here; what workers carry out does not count
     max_depth: int = 24
     quiet: float = 1.0
     ingests: bool = True
@@ -358,13 +358,18 @@ class Loop:
         if not self._ready or self._stopping or self.limits.follows or not self._has_room():
             return
         room = self._room()
+        elsewhere = self._performer.elsewhere
         for launch in sorted(self._ready.values(), key=lambda one: (-one.priority, one.task)):
-            if len(self._performer.running) >= self.limits.max_runs:
+            is_full = sum(not one.run.worker for one in self._performer.running.values()) >= self.limits.max_runs
+            if is_full and elsewhere is None:
                 return
             if room[launch.agent] <= 0:
                 continue
+            worker = elsewhere.offer(launch.agent) if is_full and elsewhere is not None else ""
+            if is_full and not worker:
+                continue
             room[launch.agent] -= 1
-            if not self._start(launch):
+            if not self._start(launch, worker):
                 return
             del self._ready[launch.task]
 
@@ -376,7 +381,7 @@ class Loop:
         room.subtract(running.agent.name for running in self._performer.running.values())
         return room
 
-    def _start(self, launch: Launch) -> bool:
+    def _start(self, launch: Launch, worker: str) -> bool:
         """Start one run, if it still holds that it should; False when nothing can be started now."""
         try:
             with self.repository.view() as view:
@@ -388,9 +393,10 @@ class Loop:
                     if isinstance(action, WakeAt):
                         self._wakes[action.task] = action.moment
                         continue
-                    self._performer.perform(action, view)
+                    self._performer.perform(action, view, worker)
                     if isinstance(action, Launch):
-                        self._say(f"run {action.run}: started by {action.agent}")
+                        where = f" at worker {worker}" if worker else ""
+                        self._say(f"run {action.run}: started by {action.agent}{where}")
         except Deposed:
             raise
         except Unavailable as fault:  # it stays ready
@@ -430,7 +436,8 @@ class Loop:
         return self._publishing.is_done()
 
     def _drain(self) -> None:
-        """Stop what runs, record how it ended, write out what is recorded, say how far we came."""
+        """Stop what runs here, record how it ended, write out what is recorded, say how far we came."""
+        self._performer.leave()
         for run in list(self._performer.running):
             self._performer.stop(run, "ravi ended")
         patience = self.monotonic() + PATIENCE

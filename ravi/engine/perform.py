@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ravi.core import comment, document, prompt
 from ravi.core import run as runs
@@ -50,6 +50,19 @@ _LINE = 500  # characters of an agent's words, or of a reason, that become one l
 Ended = Callable[[str, runner.Result], None]
 
 
+class Elsewhere(Protocol):
+    """Workers: other clones that carry out runs for this one."""
+
+    def offer(self, agent: str) -> str:
+        """The name of a worker that has room for a run of `agent`; "" when there is none."""
+
+    def carry(self, run: Run, *, is_new: bool) -> runner.Runner:
+        """What has `run.worker` carry out a run that was just claimed, or go on with one that it has.
+
+        The turn ends when what the worker made lies on the run's branch here, or cannot get there any more.
+        """
+
+
 class Performer:
     """Turns actions into commits and runs. Not thread-safe: the loop owns it; runners report through `ended`."""
 
@@ -62,6 +75,7 @@ class Performer:
         now: Callable[[], datetime],
         environ: Mapping[str, str],
         max_output: int,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self.repository = repository
         self.runners = runners
@@ -69,13 +83,17 @@ class Performer:
         self.now = now
         self.environ = environ
         self.max_output = max_output
+        self.elsewhere = elsewhere
         self.running: dict[str, _Running] = {}
 
-    def perform(self, action: Action, view: Reading) -> None:
-        """Carry out one action. `Launch` comes back to `ended`; `WakeAt` is the loop's own business."""
+    def perform(self, action: Action, view: Reading, worker: str = "") -> None:
+        """Carry out one action. `Launch` comes back to `ended`; `WakeAt` is the loop's own business.
+
+        With a `worker` a run is started there.
+        """
         match action:
             case Launch():
-                self._launch(action, view)
+                self._launch(action, view, worker)
             case Settle():
                 self._settle(action)
             case Tell():
@@ -90,31 +108,77 @@ class Performer:
 
     def finish(self, run_id: str, result: runner.Result) -> None:
         """Record how a run ended on its own branch, then bring it back to the main line as one merge commit."""
-        running = self.running[run_id]
+        running = self.running.get(run_id)
+        if running is None:  # we left it to who leads next
+            return
         if self.repository.run_on_branch(run_id) is None:
             self.repository.writer.check_epoch()  # recorded by who leads now; else a failing disk did not tell us
             del self.running[run_id]
             running.clean(self.repository, is_merged=False)
             return
-        try:
-            work = self._collect(running)
-        except NotFound:  # somebody deleted the folder it worked in (all of `.ravi/`, say), and its work with it
-            work = Collected({}, ())
-            if result.status == runner.COMPLETED:
-                result = replace(result, status=runner.FAILED, reason="its lane was deleted while it worked")
+        result, work = self._work(running, result)
         with self.repository.view() as view:
             task = view.task(running.task.id)
             run = self._ended_run(run_id, result, view)
             if task is not None:
                 run = self._concluded(task, run, view)
-            run = replace(run, refused=work.refused)
+            run = replace(run, refused=(*run.refused, *work.refused))
             self._record_end(run, work.changes)
             merged = self.merge(run, view)
         del self.running[run_id]  # only now: until here it can be done again
         running.clean(self.repository, is_merged=merged)
 
+    def take(self, run: Run, view: Reading) -> None:
+        """Begin with a run that the leader claimed for us, and whose branch lies here; `ended` hears of its end.
+
+        Its token is made here: what opens a clone's doors does not leave it. Raises NotFound.
+        """
+        task, agent = view.task(run.task), view.agent(run.agent)
+        if task is None or agent is None:
+            raise NotFound(f"run {run.id}: its {'task' if task is None else 'agent'} is not there any more")
+        secret, token = _secret()
+        run = replace(run, token=token)
+        message = Message(f"run {run.id}: taken by worker {run.worker}", "", self._trailers(run, "run.taken"))
+        draft = Draft(message, {run.path: runs.render(run)}, self._signature(run.agent))
+        self.repository.writer.record(lambda _: draft, ref=run.branch)
+        self._begin(_Running(run, task, agent), view, secret)
+
+    def hand_back(self, run_id: str, result: runner.Result) -> str:
+        """Record on the run's branch what an attempt made here and how it ended. The leader draws the conclusion.
+
+        Returns the branch's tip.
+        """
+        result, work = self._work(self.running[run_id], result)
+        said = self.repository.run_on_branch(run_id)
+        if said is None:
+            raise NotFound(f"run {run_id}: its branch is not there any more")
+        run = replace(
+            said,
+            returned=result.status,
+            exit=result.exit,
+            reason=_line(self._as_the_person_knows_it(run_id, result.reason)),
+            usage=result.usage,
+            text=result.text,
+            progress=_line(str(self.repository.live(run_id).get("progress") or said.progress)),
+            refused=work.refused,
+        )
+        self._record_end(run, work.changes)
+        return self.repository.refs.read(run.branch) or ""
+
+    def drop(self, run_id: str) -> None:
+        """Be rid of a run that was handed back, or that is not ours any more: its lane, its branch, its notes."""
+        running = self.running.pop(run_id, None)
+        if running is not None:
+            running.clean(self.repository, is_merged=True)
+
+    def leave(self) -> None:
+        """Leave what workers have under way to them, and to who leads next."""
+        for id in [id for id, running in self.running.items() if running.run.worker]:
+            del self.running[id]
+
     def abandon(self) -> None:
         """Let go of every run: they are not ours to record any more. Their processes end with this one."""
+        self.leave()
         for running in self.running.values():
             running.stop("another process leads this workspace")
         self.running.clear()
@@ -211,6 +275,8 @@ class Performer:
                 continue
             if not run.is_live and view.task(run.task) is None:  # its task was deleted: all there will be is recorded
                 continue
+            if run.is_live and run.worker and self._wait_again(run, view):
+                continue
             if run.is_live:
                 sweep(run.id, self.repository.root)
                 run = replace(run, status=runs.INTERRUPTED, ended=stamp(self.now()), reason="ravi ended while it ran")
@@ -224,11 +290,19 @@ class Performer:
             self.repository.forget(name, branch=False)
         self.repository.refs.sweep()
 
-    def _launch(self, action: Launch, view: Reading) -> None:
+    def _wait_again(self, run: Run, view: Reading) -> bool:
+        """Wait for a worker's run that a dead ravi waited for; False when that cannot be."""
+        task, agent = view.task(run.task), view.agent(run.agent)
+        if self.elsewhere is None or task is None or agent is None:
+            return False
+        self._send(_Running(run, task, agent), self.elsewhere.carry(run, is_new=False))
+        return True
+
+    def _launch(self, action: Launch, view: Reading, worker: str) -> None:
         task, agent = view.task(action.task), view.agent(action.agent)
         if task is None or agent is None:
             return
-        secret = os.urandom(32).hex()
+        secret, token = _secret()
         run = Run(
             id=action.run,
             task=task.id,
@@ -239,8 +313,9 @@ class Performer:
             base=self._base(action.cause.commit, task, view),
             branch=runs.ref(action.run),
             woken_by=action.woken_by,
-            token=hashlib.sha256(secret.encode()).hexdigest(),
+            token="" if worker else token,
             depth=action.cause.depth,
+            worker=worker,
             path=runs.place(task.folder, action.run),
         )
         message = Message(
@@ -262,6 +337,14 @@ class Performer:
         except Conflict:  # somebody has it already
             return
         running = _Running(run, task, agent)
+        if worker and self.elsewhere is not None:
+            self._send(running, self.elsewhere.carry(run, is_new=True))
+        else:
+            self._begin(running, view, secret)
+
+    def _begin(self, running: "_Running", view: Reading, secret: str) -> None:
+        """Make the lane and start the agent, here."""
+        run, task, agent = running.run, running.task, running.agent
         self.running[run.id] = running
         try:
             readable = (task.folder, agent.folder, *self._readable(agent, run.base))
@@ -276,10 +359,21 @@ class Performer:
         except OSError as error:
             self.ended(run.id, runner.Result(runner.FAILED, reason=f"could not start: {error}"))
             return
-        thread = threading.Thread(
-            target=self._take_turn, args=(running, turn, order), name=f"run {run.id}", daemon=True
+        self._start(running, turn, order)
+
+    def _send(self, running: "_Running", turn: runner.Runner) -> None:
+        """Have a worker take the turn. What it needs to know is in the run's branch."""
+        run = running.run
+        self.running[run.id] = running
+        order = runner.Order(
+            run.id, "", (), Path(self.repository.root), {}, running.task.timeout, self.repository.run_log(run.id)
         )
-        thread.start()
+        self._start(running, turn, order)
+
+    def _start(self, running: "_Running", turn: runner.Runner, order: runner.Order) -> None:
+        threading.Thread(
+            target=self._take_turn, args=(running, turn, order), name=f"run {running.run.id}", daemon=True
+        ).start()
 
     def _take_turn(self, running: "_Running", turn: runner.Runner, order: runner.Order) -> None:
         def emit(event: runner.RunnerEvent) -> None:
@@ -383,6 +477,7 @@ class Performer:
             text=result.text,
             progress=_line(str(note.get("progress") or said.progress)),
             summary=said.summary or _line(_last(result.text)),
+            returned="",
         )
 
     def _as_the_person_knows_it(self, run_id: str, reason: str) -> str:
@@ -393,6 +488,15 @@ class Performer:
     def _concluded(self, task: Task, run: Run, view: Reading) -> Run:
         conclusion = decide.conclude(task, run, run.status, view, self.now())
         return replace(run, status=conclusion.status, reason=conclusion.reason, retry_at=conclusion.retry_at)
+
+    def _work(self, running: "_Running", result: runner.Result) -> tuple[runner.Result, Collected]:
+        """How an attempt ended, and what it made."""
+        try:
+            return result, self._collect(running)
+        except NotFound:  # somebody deleted the folder it worked in (all of `.ravi/`, say), and its work with it
+            if result.status == runner.COMPLETED:
+                result = replace(result, status=runner.FAILED, reason="its lane was deleted while it worked")
+            return result, Collected({}, ())
 
     def _collect(self, running: "_Running") -> Collected:
         lane = running.lane
@@ -407,22 +511,29 @@ class Performer:
         return self.repository.lanes.collect(lane, allowed)
 
     def _record_end(self, run: Run, files: Mapping[str, Any]) -> None:
+        became, event = (
+            (f"{run.returned} at worker {run.worker}", "run.returned") if run.returned else (run.status, "run.result")
+        )
+
         def propose(tip: Tip) -> Draft:
             message = Message(
-                f"run {run.id}: {run.status}" + (f", {run.reason}" if run.reason else ""),
+                f"run {run.id}: {became}" + (f", {run.reason}" if run.reason else ""),
                 "",
-                {
-                    "Ravi-Event": derive_id("run.result", run.id),
-                    "Ravi-Cause": tip.commit or "",
-                    "Ravi-Task": run.task,
-                    "Ravi-Run": run.id,
-                    "Ravi-Agent": run.agent,
-                    "Ravi-Depth": str(run.depth),
-                },
+                {**self._trailers(run, event), "Ravi-Cause": tip.commit or ""},
             )
             return Draft(message, {**files, run.path: runs.render(run)}, self._signature(run.agent))
 
         self.repository.writer.record(propose, ref=runs.ref(run.id))
+
+    def _trailers(self, run: Run, event: str) -> dict[str, str]:
+        """The trailers of a commit on a run's own branch."""
+        return {
+            "Ravi-Event": derive_id(event, run.id),
+            "Ravi-Task": run.task,
+            "Ravi-Run": run.id,
+            "Ravi-Agent": run.agent,
+            "Ravi-Depth": str(run.depth),
+        }
 
     def _settle(self, action: Settle) -> None:
         def propose(tip: Tip) -> Draft | None:
@@ -544,6 +655,12 @@ class _Running:
         if self.lane is not None:
             repository.lanes.remove(self.lane)
         repository.forget(self.run.id, branch=is_merged)
+
+
+def _secret() -> tuple[str, str]:
+    """The secret of a run's token, and what RUN.md may say of it."""
+    secret = os.urandom(32).hex()
+    return secret, hashlib.sha256(secret.encode()).hexdigest()
 
 
 def _is_home(run: Run, task: Task, tip: Tip) -> bool:

@@ -11,7 +11,9 @@ from ravi.bus.nats import Address, Link
 from ravi.bus.outlet import Outlet
 from ravi.bus.server import NatsServer
 from ravi.core.subjects import named
+from ravi.engine.perform import Elsewhere
 from ravi.errors import RaviError
+from ravi.porcelain.crew import Crew
 from ravi.porcelain.daemon import Backbone, Hooks, NoBackbone
 from ravi.porcelain.entrance import Entrance
 from ravi.porcelain.nats import address_of, folder_of
@@ -35,6 +37,8 @@ class NatsBackbone:
         self._outlet: Outlet | None = None
         self._entrance: Entrance | None = None
         self._said = "starting"
+        self._crew = Crew()
+        self.elsewhere: Elsewhere | None = self._crew
         self._closing = threading.Event()
         self._stir = threading.Event()
         self._thread = threading.Thread(target=self._work, name="ravi-backbone", daemon=True)
@@ -104,6 +108,7 @@ class NatsBackbone:
         self._entrance = Entrance(self._app, self._link, self._names, Note(repository, "nats/in"), self._hooks.say)
         self._link.start()
         self._outlet.start()
+        self._crew.start(self._hooks.app, self._link, self._names, self._hooks.say)
         self._said = ""
 
     def _changed(self, is_connected: bool) -> None:  # noqa: FBT001 - the link calls it so
@@ -113,6 +118,7 @@ class NatsBackbone:
         self.ring()
 
     def _end(self) -> None:
+        self._crew.close()
         if self._entrance is not None:
             self._entrance.close()
         if self._outlet is not None:

@@ -16,7 +16,7 @@ from ravi.bus.log import LogBus
 from ravi.core.run import Run
 from ravi.core.times import stamp
 from ravi.engine.loop import Limits, Loop
-from ravi.engine.perform import Performer
+from ravi.engine.perform import Elsewhere, Performer
 from ravi.errors import RaviError, TimedOut, Unavailable
 from ravi.porcelain.control import Server
 from ravi.porcelain.service import AGAIN, Notifier
@@ -42,6 +42,8 @@ class Hooks(NamedTuple):
 class Backbone(Protocol):
     """What carries events, orders and documents beyond this workspace."""
 
+    elsewhere: Elsewhere | None  # workers, where there may be some
+
     def start(self, hooks: Hooks) -> None:
         """Begin. We lead by now; the loop does not turn yet. Must not wait for a network."""
 
@@ -57,6 +59,8 @@ class Backbone(Protocol):
 
 class NoBackbone:
     """Everything stays in this workspace."""
+
+    elsewhere: Elsewhere | None = None
 
     def start(self, hooks: Hooks) -> None:
         """Do nothing."""
@@ -122,6 +126,7 @@ def up(
                 now=app.now,
                 environ=app.environ,
                 max_output=app.settings.max_output,
+                elsewhere=backbone.elsewhere,
             ),
             lambda ring: Doorbell(app.root, ring),
             now=app.now,

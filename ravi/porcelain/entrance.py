@@ -246,5 +246,6 @@ def _key(message: Message) -> str:
 
 
 def _print(message: Message) -> str:
-    """What is the same of a message as it was said and as the stream tells it."""
-    return derive_id(message.subject, _key(message), message.data.decode("latin-1"))
+    """What is the same of a message as it was said and as the stream tells it: its id, where it has one, else all."""
+    key = _key(message)
+    return derive_id(message.subject, key) if key else derive_id(message.subject, "", message.data.decode("latin-1"))

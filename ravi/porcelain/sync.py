@@ -311,9 +311,12 @@ class _Sync:
         acted_on = repository.refs.read(ACTED_ON)
         if acted_on is not None and acted_on != there.acted_on:
             updates.append(Update(ACTED_ON, acted_on, there.acted_on))
-        live = {id: tip for id in repository.unmerged() if (tip := repository.refs.read(RUNS + id)) is not None}
+        known_runs = repository.unmerged()
+        live = {id: tip for id in known_runs if (tip := repository.refs.read(RUNS + id)) is not None}
         for id, tip in live.items():
             was = there.runs.get(id)
+            if was is not None and known_runs[id].worker:
+                continue  # from there on it is its worker's, until it is given up
             if was != tip and not self._is_in(tip, was):  # a worker may have gone on with it
                 updates.append(Update(RUNS + id, tip, was))
         updates += [Update(RUNS + id, None, was) for id, was in there.runs.items() if id not in live]

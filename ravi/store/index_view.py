@@ -28,7 +28,7 @@ TASK_KEYS = (
 )  # fmt: skip
 RUN_KEYS = (
     "id", "task", "agent", "attempt", "status", "started", "ended", "branch", "base", "merge", "exit", "summary",
-    "usage", "reason", "retry_at", "refused",
+    "usage", "reason", "retry_at", "refused", "worker",
 )  # fmt: skip
 _COLUMNS = frozenset(
     ("id", "title", "status", "assignee", "parent", "priority", "path", "created", "updated", "due", "problem")

@@ -227,6 +227,17 @@ class Remote:
         return f"{scheme}{mark}{where}" if at and ":" in who and "/" not in who else self.url
 
 
+def clone(url: str, folder: str) -> None:
+    """Make a clone of a workspace in an empty folder, with git's own words where that fails. Raises Unavailable."""
+    import subprocess
+
+    env = environment() | {name: text for name, text in os.environ.items() if name.startswith(_TRANSPORT)}
+    words = ["git", *GIT_SAFE, "clone", "--quiet", "--no-recurse-submodules", "--", url, folder]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, env=env, check=False)
+    if done.returncode:
+        raise Unavailable(f"{folder}: {_words(Finished(done.returncode, done.stdout, done.stderr))}")
+
+
 def read_lead(objects: Objects, oid: str | None) -> Lead | None:
     """What a leader's blob says; None where there is none, or it says nothing that can be read."""
     if oid is None:

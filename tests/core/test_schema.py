@@ -41,7 +41,7 @@ def test_a_body_with_conflict_markers_is_a_warning_at_its_line() -> None:
     [
         ("", []),
         ("name: home\nquiet: 2s\nnats: off\nmax_runs: 8\nlimits: {depth: 5}\ndefaults: {timeout: 2h}\n", []),
-        ("ingest: never\nquiet: 3\nmax_runs: 0\n", ["ingest", "quiet", "max_runs"]),
+        ("ingest: never\nquiet: 3\nmax_runs: -1\n", ["ingest", "quiet", "max_runs"]),
         ("limits: {depth: 0}\ndefaults: {timeout: 2}\n", ["limits", "defaults"]),
         ("limits: [1]\ndefaults: x\n", ["limits", "defaults"]),
         ("max_run: 3\n", ["max_run"]),

@@ -34,3 +34,10 @@ def test_patterns_are_those_of_nats(kind, pattern, fits):
 @pytest.mark.parametrize("text", ["", ".", "a.", ".a", "a..b", "a b", "a*", ">", "é", "a" * 129])
 def test_what_is_no_type_of_an_event(text):
     assert not subjects.is_kind(text)
+
+
+def test_an_order_is_for_one_worker_whatever_the_agent_is_called():
+    names = subjects.named("home")
+    assert names.order("Night.Owl", "desk") == "ravi.home.run.night-owl.desk"
+    assert names.worker("desk") == "ravi.home.worker.desk"
+    assert names.bucket("workers") == "ravi_home_workers"
