@@ -211,6 +211,8 @@ def _daemon_page(face: Face, told: dict[str, Any]) -> str:
         rows.append(("since", f"{told['since']} on {told['host']}" + (f", {told['kind']}" if told["kind"] else "")))
     if told["fault"]:
         rows.append(("fault", told["fault"]))
+    if told.get("follows"):
+        rows.append(("clones", told["follows"]))
     if told["answers"]:
         nats, queue = told["nats"], told["queue"]
         rows.append(("nats", " ".join(word for word in (nats["url"], nats["said"]) if word)))
@@ -239,6 +241,8 @@ def _status(face: Face, told: dict[str, Any]) -> str:
         rows.append(("dead", f"{len(told['dead'])}, the last is {told['dead'][0]}; see `ravi dead`"))
     if told["paused"]:
         rows.append(("paused", told["paused"]))
+    if told["daemon"]["follows"]:
+        rows.append(("clones", told["daemon"]["follows"]))
     rows += [("run", _run(run)) for run in told["runs"]]
     if (nats := told["daemon"]["nats"]) and nats["url"] and not nats["connected"]:
         rows.append(("nats", f"{nats['url']} is away: {nats['said']}"))

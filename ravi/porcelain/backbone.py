@@ -61,7 +61,7 @@ class NatsBackbone:
         """`url`, `pid`, `connected`, `managed`, `said`, and what came through since the start."""
         link, server = self._link, self._server
         is_connected = link is not None and link.connected
-        fault = (server.said if server else "") or (link.fault if link is not None and not is_connected else "")
+        fault = "" if is_connected else (server.said if server else "") or (link.fault if link else "")
         return {
             "url": link.url if link is not None else None,
             "pid": (server.pid or None) if server is not None else None,

@@ -220,6 +220,7 @@ class _Front:
             "kind": self._kind,
             "ready": self._turns.is_ready,
             "stopping": self._stopping,
+            "follows": self._loop.limits.follows,
             "workspace": self._app.root,
             "name": self._name,
             "nats": self._backbone.status(),

@@ -69,6 +69,7 @@ def _daemon(app: App, holder: Holder | None) -> dict[str, Any]:
         "here": __version__,
         "kind": None,
         "stopping": "",
+        "follows": "",
         "nats": None,
         "omni": None,
         "queue": {"ready": 0, "waiting": 0},

@@ -29,7 +29,9 @@ def test_an_event_is_told_as_a_cloudevent():
 
 def test_what_is_told_can_be_read_again():
     event = Event("e1", "run.dead", "a.1", data={"reason": "\ud800 odd"})
-    read = cloudevents.parse(cloudevents.render(event, "w"), "here")
+    data = cloudevents.render(event, "w")
+    data.decode()
+    read = cloudevents.parse(data, "here")
     assert (read.id, read.type, read.subject, read.data) == ("e1", "run.dead", "a.1", {"reason": "\ud800 odd"})
 
 

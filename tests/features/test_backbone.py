@@ -97,6 +97,12 @@ def test_a_request_at_a_door_is_answered_when_it_is_committed(home, link):
         assert home.json("tasks", "show", told["id"])["title"] == "Call Bia"
         assert ask(link, "task", {"title": "Call Bia"}, id="m-1")["id"] == told["id"]
         assert link.publish(f"{DOOR}.task", b'{"title": "Call Bia"}', id="m-1").seq > 0, "it is a PubAck too"
+        for data in (
+            {"title": "Call Bia"},
+            {"title": "Something else"},
+            {"title": "Call Bia"},
+        ):  # at once, under one id
+            assert ask(link, "task", data, id="m-1")["id"] == told["id"]
         note = ask(link, "comment", {"task": told["id"], "text": "she called back"}, id="m-2")
         assert note["task"] == told["id"]
     assert [task["title"] for task in home.json("tasks", "list")] == ["Call Bia"]
