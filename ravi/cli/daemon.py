@@ -8,7 +8,7 @@ from ravi.cli.main import Face, Noun
 from ravi.cli.output import plain
 from ravi.core.times import parse_duration
 
-_MOST = 20  # problems on the screen of `ravi status`
+_MOST = 20  # problems that `ravi status` shows on a screen
 
 
 class Duration(click.ParamType[float]):
@@ -246,8 +246,9 @@ def _status(face: Face, told: dict[str, Any]) -> str:
     rows += [("run", _run(run)) for run in told["runs"]]
     if (nats := told["daemon"]["nats"]) and nats["url"] and not nats["connected"]:
         rows.append(("nats", f"{nats['url']} is away: {nats['said']}"))
-    rows += [("problem", _problem(p)) for p in told["problems"][:_MOST]]
-    if (more := len(told["problems"]) - _MOST) > 0:
+    most = _MOST if face.output.out.isatty() else len(told["problems"])
+    rows += [("problem", _problem(p)) for p in told["problems"][:most]]
+    if (more := len(told["problems"]) - most) > 0:
         rows.append(("", f"and {more} more; `ravi check` shows all"))
     return face.output.table(rows)
 

@@ -1,6 +1,6 @@
 """The tables of the index. A change here, or of the fields of a noun that is kept in them, raises FORMAT."""
 
-FORMAT = 1
+FORMAT = 2
 TABLES = """
 CREATE TABLE state (one INTEGER PRIMARY KEY CHECK (one = 1), at TEXT NOT NULL, tree TEXT NOT NULL);
 INSERT INTO state VALUES (1, '', '');
