@@ -131,3 +131,14 @@ def until() -> Callable[..., Any]:
         return found
 
     return wait
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show the figures that tests told. (Here, because who only spreads the tests does not load what lies deeper.)"""
+    reports = [one for key in ("passed", "failed") for one in terminalreporter.getreports(key)]
+    rows = [(one.nodeid, one.user_properties) for one in reports if one.user_properties and one.when == "call"]
+    if rows:
+        terminalreporter.section("figures")
+        for name, told in sorted(rows):
+            words = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in told)
+            terminalreporter.line(f"{name.rpartition('/')[2]}: {words}")
